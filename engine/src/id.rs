@@ -1,0 +1,68 @@
+//! Identifiers and units: newtypes, so that two numbers of different meaning cannot be swapped.
+//!
+//! Owns: the layout of [`AgentId`] and the rule that maps it to its home shard.
+//! I1  `AgentId`'s upper half depends on the family only, so a branch has its family's home.
+
+use serde::{Deserialize, Serialize};
+
+/// Identity of an agent: a hash of tenant and key, computed by [`crate::AgentKey::id`].
+///
+/// Upper 64 bits: hash of the *family* (the key up to its first `~`); lower 64 bits: hash of the
+/// whole key. All branches of an agent therefore have one home, where they share its pages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct AgentId(pub u128);
+
+impl AgentId {
+    /// The shard that knows where this agent is (I1). `shard_count` is at least 1.
+    pub fn home(self, shard_count: u16) -> ShardId {
+        let family = (self.0 >> 64) as u64;
+        // Multiply-shift maps a uniform 64-bit hash to 0..shard_count without a division.
+        ShardId(((u128::from(family) * u128::from(shard_count)) >> 64) as u16)
+    }
+}
+
+/// A shard of this node, counted from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct ShardId(pub u16);
+
+/// An isolation and limits unit. Tenant 0 is the default one.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct TenantId(pub u32);
+
+/// One sealed point of one agent's image; counts up from 1 within an agent, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct VersionId(pub u64);
+
+/// One call an agent made and awaits; unique within the agent's life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct CallId(pub u64);
+
+/// A point of monotonic time, or a span of it, in nanoseconds.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// A span of `ms` milliseconds.
+    pub const fn from_ms(ms: u64) -> Nanos {
+        Nanos(ms * 1_000_000)
+    }
+
+    /// A span of `us` microseconds.
+    pub const fn from_us(us: u64) -> Nanos {
+        Nanos(us * 1_000)
+    }
+
+    /// This point moved later by `span`; saturates.
+    pub const fn after(self, span: Nanos) -> Nanos {
+        Nanos(self.0.saturating_add(span.0))
+    }
+
+    /// The span since `earlier`; zero when `earlier` is later.
+    pub const fn since(self, earlier: Nanos) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+}

@@ -1,0 +1,26 @@
+//! Every fixed bound of the engine, in one place, checked against each other at compile time.
+//!
+//! Bounds that an operator may set are keys of the config (`config.rs`); their ranges use these.
+
+/// Longest key in bytes: `template/name~branch...`.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Longest template name in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 63;
+/// Longest version label in bytes.
+pub const LABEL_BYTES_MAX: usize = 63;
+/// Longest request id in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+/// Most branches one FORK makes.
+pub const FORK_COUNT_MAX: u32 = 10_000;
+/// Largest image in bytes.
+pub const IMAGE_BYTES_MAX: u64 = 4 << 30;
+/// Largest payload of one message, and of one READ or WRITE, that a config may allow.
+pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+/// Most shards of one node.
+pub const SHARD_COUNT_MAX: u16 = 1024;
+/// Most keys that one LIST reply holds.
+pub const LIST_COUNT_MAX: u32 = 10_000;
+
+const _: () = assert!(TEMPLATE_BYTES_MAX + 2 < KEY_BYTES_MAX);
+const _: () = assert!(KEY_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!((PAYLOAD_BYTES_MAX as u64) < IMAGE_BYTES_MAX);
