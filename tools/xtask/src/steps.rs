@@ -1,0 +1,74 @@
+//! The steps of `ci`: each is one command, printed before it runs and timed after it.
+//!
+//! Owns: command lines and their order.  Not: the tidy rules, the generators.
+//! S1  the first step that fails ends the run; its command line can be pasted into a shell.
+//! S2  tests and generators use the dev profile, so that dependencies are built for it once.
+
+use crate::tree::Tree;
+use crate::{docs, tidy};
+use anyhow::{Context, Result, bail};
+use std::process::Command;
+use std::time::Instant;
+
+/// Seeds that the simulation tries within `ci`.
+pub const SHORT_SIMULATION_SEEDS: u32 = 2000;
+
+/// Everything that needs no test to run.
+pub fn check(tree: &Tree) -> Result<()> {
+    run(tree, "fmt", &[], &["cargo", "fmt", "--all", "--check"])?;
+    tidy::run(tree)?;
+    let clippy = ["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    run(tree, "clippy", &[], &clippy)?;
+    let rustdoc = ["cargo", "doc", "--workspace", "--no-deps", "--document-private-items"];
+    run(tree, "rustdoc", &[("RUSTDOCFLAGS", "-D warnings")], &rustdoc)?;
+    docs::check(tree)
+}
+
+/// All tests. `quick` leaves out the loom model and the short simulation.
+pub fn test(tree: &Tree, quick: bool) -> Result<()> {
+    run(tree, "build", &[], &["cargo", "build", "--workspace"])?;
+    run(tree, "test", &[], &["cargo", "test", "--workspace"])?;
+    if quick {
+        return Ok(());
+    }
+    loom(tree)?;
+    simulate(tree, SHORT_SIMULATION_SEEDS)
+}
+
+/// The loom model of the ring: every interleaving within its bounds.
+///
+/// It has a target folder of its own, because `--cfg loom` changes every crate; link-time
+/// optimisation is off there, because it would cost more than it gains.
+pub fn loom(tree: &Tree) -> Result<()> {
+    let env = [("RUSTFLAGS", "--cfg loom"), ("CARGO_PROFILE_RELEASE_LTO", "off")];
+    let command = "cargo test -p heronry-shards --lib --release --target-dir target/loom ring";
+    run(tree, "loom", &env, &command.split(' ').collect::<Vec<_>>())
+}
+
+/// The simulation over `seeds` seeds.
+pub fn simulate(tree: &Tree, seeds: u32) -> Result<()> {
+    let seeds = seeds.to_string();
+    let env = [("HERONRY_SIM_SEEDS", seeds.as_str())];
+    let command = "cargo test -p heronry-tests --test simulation";
+    run(tree, "simulation", &env, &command.split(' ').collect::<Vec<_>>())
+}
+
+/// Runs one step at the root of the repository (S1).
+pub fn run(tree: &Tree, name: &str, env: &[(&str, &str)], line: &[&str]) -> Result<()> {
+    let settings: String = env.iter().map(|(k, v)| format!("{k}={v:?} ")).collect();
+    let shown = format!("{settings}{}", line.join(" "));
+    eprintln!("== {name}: {shown}");
+    let started = Instant::now();
+    let (program, args) = line.split_first().context("S1: a step has a program")?;
+    let status = Command::new(program)
+        .args(args)
+        .envs(env.iter().copied())
+        .current_dir(&tree.root)
+        .status()
+        .with_context(|| format!("{name}: cannot start {program}"))?;
+    if !status.success() {
+        bail!("{name} failed ({status}); run it alone with: {shown}");
+    }
+    eprintln!("== {name}: ok, {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
