@@ -6,13 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+pub mod hot;
 pub mod id;
+pub mod image;
 pub mod key;
 pub mod limits;
+pub mod page;
 pub mod refusal;
 pub mod verb;
+pub mod version;
 
+pub use hot::{Estimate, SpaceSaving};
 pub use id::{AgentId, CallId, Nanos, ShardId, TenantId, VersionId};
+pub use image::{Image, Usage};
 pub use key::AgentKey;
+pub use page::{PAGE_BYTES, PageError, PageStore};
 pub use refusal::Refusal;
 pub use verb::{Ack, Event, Origin, Reply, Request, Verb, VersionRef};
+pub use version::{FIRST_VERSION, SealKind, VersionError, VersionTree};

@@ -1,0 +1,477 @@
+//! Images: an agent's memory as a persistent radix tree of pages, shared by versions and branches.
+//!
+//! Owns: how pages hang in a tree.  Not: their bytes and counts (`page.rs`), which version is which
+//! (`version.rs`).  Seal and fork copy a root; a first write after them copies one path, one frame.
+//! M1  a change is all or nothing: what it takes is counted first, so `Full` changes nothing.
+//! M2  an absent page reads as zeros; so does every frame byte past the image's end.
+//! M3  one image never changes what another one reads.
+//! M4  an image of one page is its frame, without a node.
+
+mod diff;
+
+use crate::limits::IMAGE_BYTES_MAX;
+use crate::page::{NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE};
+
+pub use diff::DIFF_GAP_BYTES;
+
+const PAGE: u64 = PAGE_BYTES as u64;
+/// log2 of [`NODE_FANOUT`].
+const DIGIT_BITS: u32 = NODE_FANOUT.trailing_zeros();
+/// Nodes between the root of the longest image and a frame, both ends counted.
+const HEIGHT_MAX: u8 = 5;
+
+const _: () = assert!(1 << DIGIT_BITS == NODE_FANOUT);
+const _: () = assert!(IMAGE_BYTES_MAX == PAGE << (DIGIT_BITS * HEIGHT_MAX as u32));
+const _: () = assert!(size_of::<Image>() == 16);
+
+/// A value of memory: `len_bytes` bytes in a [`PageStore`].
+///
+/// It holds a reference in its store and has no destructor: end it with [`Image::release`].
+#[must_use = "an image that is not released leaks its pages"]
+#[derive(Debug)]
+pub struct Image {
+    len_bytes: u64,
+    root: Slot,
+    height: u8,
+}
+
+/// Where an image's pages are, in bytes of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Held by this image alone.
+    pub unique_bytes: u64,
+    /// Held by other images too: versions, parent, branches.
+    pub shared_bytes: u64,
+}
+
+impl Image {
+    /// No bytes, no pages.
+    pub const EMPTY: Image = Image { len_bytes: 0, root: Slot::ABSENT, height: 0 };
+
+    /// Length in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// The same value once more. Cost: one count, whatever the length.
+    pub fn share(&self, store: &mut PageStore) -> Image {
+        store.retain(self.root, self.height);
+        Image { ..*self }
+    }
+
+    /// Ends the image. Cost: the pages and nodes that no other image holds.
+    pub fn release(self, store: &mut PageStore) {
+        store.release(self.root, self.height);
+    }
+
+    /// Whether both have the same root, so that neither has changed since one was shared from the
+    /// other. Equal bytes in different pages are not the same.
+    pub fn same(&self, other: &Image) -> bool {
+        (self.len_bytes, self.root, self.height) == (other.len_bytes, other.root, other.height)
+    }
+
+    /// Appends up to `len` bytes from `offset` to `out`; stops at the image's end. Returns how many.
+    pub fn read(&self, store: &PageStore, offset: u64, out: &mut Vec<u8>, len: usize) -> usize {
+        let len = self.readable(offset, len);
+        out.reserve(len);
+        for run in Run::split(offset, len) {
+            out.extend_from_slice(&self.page_or_zeros(store, run.page)[run.in_page()]);
+        }
+        len
+    }
+
+    /// Fills `out` from `offset`; stops at the image's end and leaves the rest of `out` as it was.
+    /// Returns how many bytes it filled.
+    pub fn read_into(&self, store: &PageStore, offset: u64, out: &mut [u8]) -> usize {
+        let len = self.readable(offset, out.len());
+        for run in Run::split(offset, len) {
+            let page = self.page_or_zeros(store, run.page);
+            out[run.in_bytes()].copy_from_slice(&page[run.in_page()]);
+        }
+        len
+    }
+
+    /// Page `page_idx`, counted from 0; `None` when it was never written (zeros) or is past the end.
+    pub fn page<'a>(&self, store: &'a PageStore, page_idx: u32) -> Option<&'a [u8; PAGE_BYTES]> {
+        let leaf = self.leaf(store, page_idx);
+        if leaf.frame.is_absent() { None } else { Some(store.frame(leaf.frame)) }
+    }
+
+    /// Writes `bytes` at `offset`, and grows the image when they end past its end; a gap reads as
+    /// zeros. Returns whether the image changed; bytes that shared or absent pages hold already do
+    /// not count. Cost: in place when unshared, else one path and one frame per page. On an error
+    /// nothing changed (M1).
+    pub fn write(
+        &mut self,
+        store: &mut PageStore,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<bool, PageError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        check_len(end)?;
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        let at = (offset % PAGE) as usize;
+        if at + bytes.len() <= PAGE_BYTES {
+            let leaf = self.leaf(store, page_of(offset));
+            if leaf.unshared {
+                store.frame_mut(leaf.frame)[at..at + bytes.len()].copy_from_slice(bytes);
+                self.len_bytes = self.len_bytes.max(end);
+                return Ok(true);
+            }
+        }
+        self.write_by_copy(store, offset, bytes)
+    }
+
+    /// Makes the image `len_bytes` long: cut, or grown by zeros, which take no page. Cost of
+    /// growing: none; of cutting: the pages dropped. On an error nothing changed (M1).
+    pub fn resize(&mut self, store: &mut PageStore, len_bytes: u64) -> Result<(), PageError> {
+        check_len(len_bytes)?;
+        if len_bytes < self.len_bytes {
+            self.cut(store, len_bytes)?;
+        }
+        self.len_bytes = len_bytes;
+        Ok(())
+    }
+
+    /// Frames that only this image holds, and those it shares. Cost: every page that is there.
+    pub fn usage(&self, store: &PageStore) -> Usage {
+        let mut usage = Usage::default();
+        add_usage(store, self.root, self.height, true, &mut usage);
+        usage
+    }
+
+    pub(crate) fn root(&self) -> (Slot, u8) {
+        (self.root, self.height)
+    }
+
+    fn readable(&self, offset: u64, len: usize) -> usize {
+        self.len_bytes.saturating_sub(offset).min(len as u64) as usize
+    }
+
+    fn page_or_zeros<'a>(&self, store: &'a PageStore, page: u32) -> &'a [u8; PAGE_BYTES] {
+        self.page(store, page).unwrap_or(&ZERO_PAGE)
+    }
+
+    /// The frame of `page`, and whether it and all nodes above it are this image's alone.
+    fn leaf(&self, store: &PageStore, page: u32) -> Leaf {
+        if page_span(self.height) <= u64::from(page) {
+            return Leaf { frame: Slot::ABSENT, unshared: false };
+        }
+        let (mut slot, mut unshared) = (self.root, true);
+        for level in (1..=self.height).rev() {
+            if slot.is_absent() {
+                break;
+            }
+            unshared &= store.is_unshared(slot, level);
+            slot = store.child(slot, digit(page, level));
+        }
+        unshared = unshared && !slot.is_absent() && store.is_unshared(slot, 0);
+        Leaf { frame: slot, unshared }
+    }
+
+    /// [`Image::write`] when some page must be copied or made.
+    #[cold]
+    #[inline(never)]
+    fn write_by_copy(
+        &mut self,
+        store: &mut PageStore,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<bool, PageError> {
+        let end = offset + bytes.len() as u64;
+        let height = self.height.max(height_of(page_of(end - 1) + 1));
+        let Some(need) = self.write_need(store, offset, bytes, height) else {
+            let grows = end > self.len_bytes;
+            self.len_bytes = self.len_bytes.max(end);
+            return Ok(grows);
+        };
+        store.ensure(need)?;
+        let before = (store.used_count(), store.node_count());
+        self.raise(store, height);
+        for run in Run::split(offset, bytes.len()) {
+            let part = &bytes[run.in_bytes()];
+            if self.leaf(store, run.page).changes_by(store, &run, part) {
+                let frame = self.own_page(store, run.page, part.len() == PAGE_BYTES);
+                store.frame_mut(frame)[run.in_page()].copy_from_slice(part);
+            }
+        }
+        self.len_bytes = self.len_bytes.max(end);
+        let after = (before.0 + need.frames, before.1 + need.nodes);
+        assert_eq!((store.used_count(), store.node_count()), after, "M1: took what was counted");
+        Ok(true)
+    }
+
+    /// What a write takes, once the tree is `height` high; `None` when it changes no page.
+    fn write_need(&self, store: &PageStore, offset: u64, bytes: &[u8], height: u8) -> Option<Need> {
+        let mut need = Need::default();
+        let mut last = None;
+        for run in Run::split(offset, bytes.len()) {
+            let leaf = self.leaf(store, run.page);
+            if leaf.changes_by(store, &run, &bytes[run.in_bytes()]) {
+                need.frames += u32::from(!leaf.unshared);
+                need.nodes += self.nodes_to_make(store, run.page, height, last);
+                last = Some(run.page);
+            }
+        }
+        if !self.root.is_absent() {
+            need.nodes += u32::from(height - self.height);
+        }
+        last.map(|_| need)
+    }
+
+    /// Nodes to copy or make so that all nodes above `page` are this image's alone, given that the
+    /// tree was raised to `height` and that those above `last` are made already.
+    fn nodes_to_make(&self, store: &PageStore, page: u32, height: u8, last: Option<u32>) -> u32 {
+        let prefix = |page: u32, level: u8| page >> (DIGIT_BITS * u32::from(level));
+        let inside = u64::from(page) < page_span(self.height);
+        let mut slot = if inside { self.root } else { Slot::ABSENT };
+        let mut unshared = true;
+        let mut count = 0;
+        for level in (1..=height).rev() {
+            let ready = if level > self.height {
+                // Raising the tree makes the nodes above page 0.
+                !self.root.is_absent() && prefix(page, level) == 0
+            } else if slot.is_absent() {
+                false
+            } else {
+                unshared &= store.is_unshared(slot, level);
+                slot = store.child(slot, digit(page, level));
+                unshared
+            };
+            let made = last.is_some_and(|last| prefix(last, level) == prefix(page, level));
+            count += u32::from(!ready && !made);
+        }
+        count
+    }
+
+    /// Puts nodes above the root until the tree is `height` high.
+    fn raise(&mut self, store: &mut PageStore, height: u8) {
+        while self.height < height {
+            if !self.root.is_absent() {
+                let node = store.take_node();
+                store.replace_child(node, 0, self.root);
+                self.root = node;
+            }
+            self.height += 1;
+        }
+    }
+
+    /// The frame of `page`, made this image's alone with all nodes above it. The caller has ensured
+    /// what that takes, and overwrites every byte when `whole`.
+    fn own_page(&mut self, store: &mut PageStore, page: u32, whole: bool) -> Slot {
+        let mut above = None;
+        for level in (1..=self.height).rev() {
+            let node = self.own(store, above, level, true);
+            above = Some((node, digit(page, level)));
+        }
+        self.own(store, above, 0, !whole)
+    }
+
+    /// What hangs at `above` (the root when `None`), made this image's alone: itself, a copy, or a
+    /// new empty one.
+    fn own(
+        &mut self,
+        store: &mut PageStore,
+        above: Option<(Slot, usize)>,
+        level: u8,
+        keep_bytes: bool,
+    ) -> Slot {
+        let slot = above.map_or(self.root, |(node, digit)| store.child(node, digit));
+        let own = if slot.is_absent() {
+            let made = if level > 0 { store.take_node() } else { store.take_frame() };
+            if level == 0 && keep_bytes {
+                store.frame_mut(made).fill(0);
+            }
+            made
+        } else if store.is_unshared(slot, level) {
+            return slot;
+        } else {
+            store.take_copy(slot, level, keep_bytes)
+        };
+        match above {
+            Some((node, digit)) => _ = store.replace_child(node, digit, own),
+            None => self.root = own,
+        }
+        own
+    }
+
+    /// Drops what lies past `len_bytes`, which is less than the present length, and lowers the tree.
+    fn cut(&mut self, store: &mut PageStore, len_bytes: u64) -> Result<(), PageError> {
+        if len_bytes == 0 {
+            std::mem::replace(self, Image::EMPTY).release(store);
+            return Ok(());
+        }
+        let last = page_of(len_bytes - 1);
+        let tail = (len_bytes - 1) as usize % PAGE_BYTES + 1;
+        let height = self.height.min(height_of(last + 1));
+        let plan = self.cut_plan(store, last, tail, height);
+        store.ensure(plan.need)?;
+        while self.height > height {
+            self.lower(store);
+        }
+        let mut above = None;
+        for level in (1..=self.height).rev().filter(|level| plan.levels[usize::from(*level)]) {
+            let node = self.own(store, above, level, true);
+            let boundary = digit(last, level);
+            for digit in boundary + 1..NODE_FANOUT {
+                let dropped = store.replace_child(node, digit, Slot::ABSENT);
+                store.release(dropped, level - 1);
+            }
+            above = Some((node, boundary));
+        }
+        if plan.levels[0] {
+            let frame = self.own(store, above, 0, true);
+            store.frame_mut(frame)[tail..].fill(0);
+        }
+        Ok(())
+    }
+
+    /// Which levels above `last`, the last page to stay, a cut changes; a level that changes has
+    /// all above it changed too.
+    fn cut_plan(&self, store: &PageStore, last: u32, tail: usize, height: u8) -> CutPlan {
+        let mut path = [(Slot::ABSENT, false); HEIGHT_MAX as usize + 1];
+        let (mut slot, mut unshared) = (self.root, true);
+        for level in (0..=self.height).rev() {
+            if slot.is_absent() {
+                break;
+            }
+            unshared &= store.is_unshared(slot, level);
+            path[usize::from(level)] = (slot, unshared);
+            if level > 0 {
+                slot = store.child(slot, digit(last, level));
+            }
+        }
+        let mut plan = CutPlan::default();
+        let mut changes = false;
+        for level in 0..=height {
+            let (slot, unshared) = path[usize::from(level)];
+            if slot.is_absent() {
+                continue;
+            }
+            changes |= if level == 0 {
+                store.frame(slot)[tail..].iter().any(|byte| *byte != 0)
+            } else {
+                let past = digit(last, level) + 1;
+                store.children(slot)[past..].iter().any(|child| !child.is_absent())
+            };
+            plan.levels[usize::from(level)] = changes;
+            let takes = u32::from(changes && !unshared);
+            *(if level == 0 { &mut plan.need.frames } else { &mut plan.need.nodes }) += takes;
+        }
+        plan
+    }
+
+    /// Makes the root's first child the root.
+    fn lower(&mut self, store: &mut PageStore) {
+        if !self.root.is_absent() {
+            let child = store.child(self.root, 0);
+            store.retain(child, self.height - 1);
+            store.release(self.root, self.height);
+            self.root = child;
+        }
+        self.height -= 1;
+    }
+}
+
+/// A page's frame as an image sees it.
+struct Leaf {
+    frame: Slot,
+    unshared: bool,
+}
+
+impl Leaf {
+    /// Whether writing `part` here changes the image. An unshared page is not compared.
+    fn changes_by(&self, store: &PageStore, run: &Run, part: &[u8]) -> bool {
+        if self.unshared {
+            return true;
+        }
+        let page = if self.frame.is_absent() { &ZERO_PAGE } else { store.frame(self.frame) };
+        page[run.in_page()] != *part
+    }
+}
+
+/// What a cut changes on the path of the last page that stays.
+#[derive(Default)]
+struct CutPlan {
+    levels: [bool; HEIGHT_MAX as usize + 1],
+    need: Need,
+}
+
+/// The part of a byte range that lies in one page.
+struct Run {
+    page: u32,
+    page_start: usize,
+    start: usize,
+    len: usize,
+}
+
+impl Run {
+    /// The parts of `offset..offset + len`, page by page.
+    fn split(offset: u64, len: usize) -> impl Iterator<Item = Run> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            if start == len {
+                return None;
+            }
+            let at = offset + start as u64;
+            let page_start = (at % PAGE) as usize;
+            let run_len = (PAGE_BYTES - page_start).min(len - start);
+            let run = Run { page: page_of(at), page_start, start, len: run_len };
+            start += run_len;
+            Some(run)
+        })
+    }
+
+    fn in_page(&self) -> std::ops::Range<usize> {
+        self.page_start..self.page_start + self.len
+    }
+
+    fn in_bytes(&self) -> std::ops::Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+fn check_len(len_bytes: u64) -> Result<(), PageError> {
+    if len_bytes > IMAGE_BYTES_MAX {
+        return Err(PageError::TooLong { len_bytes, len_bytes_max: IMAGE_BYTES_MAX });
+    }
+    Ok(())
+}
+
+fn page_of(offset: u64) -> u32 {
+    (offset / PAGE) as u32
+}
+
+/// Pages below a root `height` high.
+fn page_span(height: u8) -> u64 {
+    1 << (DIGIT_BITS * u32::from(height))
+}
+
+/// Height of the lowest tree with room for `page_count` pages.
+fn height_of(page_count: u32) -> u8 {
+    let bits = u32::BITS - (page_count - 1).leading_zeros();
+    bits.div_ceil(DIGIT_BITS) as u8
+}
+
+/// Which child of a node at `level` leads to `page`.
+fn digit(page: u32, level: u8) -> usize {
+    (page >> (DIGIT_BITS * (u32::from(level) - 1))) as usize % NODE_FANOUT
+}
+
+fn add_usage(store: &PageStore, slot: Slot, level: u8, unshared: bool, usage: &mut Usage) {
+    if slot.is_absent() {
+        return;
+    }
+    let unshared = unshared && store.is_unshared(slot, level);
+    if level > 0 {
+        for child in store.children(slot) {
+            add_usage(store, child, level - 1, unshared, usage);
+        }
+    } else if unshared {
+        usage.unique_bytes += PAGE;
+    } else {
+        usage.shared_bytes += PAGE;
+    }
+}
