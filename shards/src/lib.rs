@@ -3,8 +3,30 @@
 //! Owns: reactor drivers, the SPSC mesh in shared memory, the turn loop, published counters, the
 //! roster of agents, the supervisor.  Not: any wire protocol (`net` implements [`Gateway`]).
 
+#[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
+pub mod counters;
 pub mod driver;
 pub mod gateway;
+#[cfg(not(loom))]
+pub mod histogram;
+#[cfg(not(loom))]
+pub mod mesh;
+#[cfg(not(loom))]
+mod region;
+pub mod ring;
+#[cfg(not(loom))]
+pub mod shared;
+pub mod sync;
+#[cfg(not(loom))]
+mod handles;
+#[cfg(not(loom))]
+pub mod sim;
+#[cfg(not(loom))]
+mod timers;
+#[cfg(not(loom))]
+pub mod uring;
 
 pub use driver::{Completion, Done, Driver, Handle, Op, Token};
 pub use gateway::{Ask, Gateway, NodeView};
