@@ -304,6 +304,9 @@ impl Image {
             return Ok(());
         }
         let last = page_of(len_bytes - 1);
+        if u64::from(last) >= page_span(self.height) {
+            return Ok(()); // The tree ends before the cut.
+        }
         let tail = (len_bytes - 1) as usize % PAGE_BYTES + 1;
         let height = self.height.min(height_of(last + 1));
         let plan = self.cut_plan(store, last, tail, height);
