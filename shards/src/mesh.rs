@@ -1,0 +1,540 @@
+//! One shard's end of the mesh: whole messages to and from every peer.
+//!
+//! Owns: cutting messages into records and joining them, backlogs, generations, doorbells, the
+//! decision whether it is safe to sleep.  Not: the rings' words (`ring`), what messages mean.
+//! M1  messages from one shard to another arrive whole, once, in the order sent, while both
+//!     generations last and no ring is damaged.
+//! M2  a shard has one `Mesh` at a time; attaching begins a new generation and discards what was
+//!     queued to the shard.
+//! M3  a peer's new state is reported by `changed_peers` before anything of its new generation is
+//!     delivered, and nothing of its older ones is after it; what was written for an older
+//!     generation of this shard is dropped.
+//! M4  a backlog takes requests up to one ring's length per peer (and always one message);
+//!     answers are taken always, as they are bounded by the requests that were admitted.
+//! M5  `announce_park` says true only when every message and every room for a waiting message
+//!     that comes later will ring this shard's doorbell.
+
+use crate::control::{ControlBlock, ShardState};
+use crate::counters::Counter;
+use crate::ring::{Look, Next, Push, Reader, Record, Ring, Tag, Writer};
+use crate::shared::Shared;
+use crate::sync::{Ordering, fence};
+use heronry_engine::ShardId;
+use heronry_engine::limits::PAYLOAD_BYTES_MAX;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Longest message: the largest payload and its envelope.
+pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (64 << 10);
+
+/// Whether a message may be refused when its peer is behind (M4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Urgency {
+    /// New work: refused when the backlog is full.
+    Request,
+    /// The answer to admitted work: always taken.
+    Answer,
+}
+
+/// A peer as this shard knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerState {
+    /// Its state.
+    pub state: ShardState,
+    /// Its generation.
+    pub generation: u64,
+}
+
+/// Why a message was not taken. Nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MeshError {
+    /// The peer is behind.
+    #[error("shard {} is behind by {backlog_bytes} B of requests; allowed: {backlog_bytes_max} B", to.0)]
+    Full {
+        /// The peer.
+        to: ShardId,
+        /// What waits for it.
+        backlog_bytes: usize,
+        /// What may.
+        backlog_bytes_max: usize,
+    },
+    /// The peer does not serve.
+    #[error("shard {} is {}", to.0, state.name())]
+    Down {
+        /// The peer.
+        to: ShardId,
+        /// Its state.
+        state: ShardState,
+    },
+    /// Longer than any message may be.
+    #[error("message of {len_bytes} B; allowed: 0 to {MESSAGE_BYTES_MAX} B")]
+    TooLong {
+        /// Its length.
+        len_bytes: usize,
+    },
+}
+
+/// A shard's end of the mesh. Belongs to the shard's thread.
+#[derive(Debug)]
+pub struct Mesh {
+    shared: Arc<Shared>,
+    me: ShardId,
+    generation: u64,
+    peers: Vec<Peer>,
+    /// Peers that the next `publish` looks at.
+    due: Vec<ShardId>,
+    changed: Vec<ShardId>,
+    change_count: u64,
+    scratch: Vec<u8>,
+    not_send: PhantomData<*const ()>,
+}
+
+/// What this shard keeps about one peer.
+#[derive(Debug)]
+struct Peer {
+    known: PeerState,
+    writer: Writer,
+    reader: Reader,
+    backlog: VecDeque<Waiting>,
+    backlog_bytes: usize,
+    assembly: Option<Vec<u8>>,
+    due: Due,
+}
+
+/// What the next `publish` owes a peer.
+#[derive(Debug, Default)]
+struct Due {
+    /// In the list of peers to look at.
+    listed: bool,
+    /// Records were written: wake it.
+    written: bool,
+    /// Records were read: wake it if it waits for room.
+    released: bool,
+    /// Its index was impossible: wake it to verify.
+    alarmed: bool,
+    /// Its state changed and `changed_peers` has not said so yet.
+    changed: bool,
+}
+
+/// A message that did not fit its ring yet.
+#[derive(Debug)]
+struct Waiting {
+    bytes: Box<[u8]>,
+    progress: Progress,
+}
+
+/// How much of a message is in its ring.
+#[derive(Clone, Copy, Default, Debug)]
+struct Progress {
+    begun: bool,
+    sent_bytes: usize,
+}
+
+impl Mesh {
+    /// Takes `me`'s seat and begins its next generation (M2). The state stays as it is: peers
+    /// reach this shard once `Shared::set_state` says `Up`.
+    pub fn attach(shared: Arc<Shared>, me: ShardId) -> Mesh {
+        shared.block(me).park_flag().clear();
+        let readers: Vec<Reader> =
+            shared.shards().map(|peer| Reader::attach(shared.ring(peer, me))).collect();
+        let generation = shared.begin_life(me);
+        let change_count = shared.change_count();
+        let peers = shared.shards().zip(readers).map(|(peer, reader)| Peer {
+            known: state_of(shared.block(peer)),
+            writer: Writer::attach(shared.ring(me, peer)),
+            reader,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            assembly: None,
+            due: Due::default(),
+        });
+        let peers = peers.collect();
+        Mesh {
+            shared,
+            me,
+            generation,
+            peers,
+            due: Vec::new(),
+            changed: Vec::new(),
+            change_count,
+            scratch: Vec::new(),
+            not_send: PhantomData,
+        }
+    }
+
+    /// This shard.
+    pub fn me(&self) -> ShardId {
+        self.me
+    }
+
+    /// This life of the shard, counted from 1.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The shared memory.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// A peer as last seen.
+    pub fn peer(&self, peer: ShardId) -> PeerState {
+        self.peers[usize::from(peer.0)].known
+    }
+
+    /// Bytes of messages that wait for room in the ring to `peer`.
+    pub fn backlog_bytes(&self, peer: ShardId) -> usize {
+        self.peers[usize::from(peer.0)].backlog_bytes
+    }
+
+    /// Takes a message for `to`; it becomes visible there at the next `publish`, or when room
+    /// comes. Cost: a copy into the ring. Errors: nothing was taken.
+    pub fn send(&mut self, to: ShardId, bytes: &[u8], urgency: Urgency) -> Result<(), MeshError> {
+        self.refresh();
+        let (len_bytes, backlog_bytes_max) = (bytes.len(), self.shared.ring_bytes());
+        let peer = &mut self.peers[usize::from(to.0)];
+        if len_bytes > MESSAGE_BYTES_MAX {
+            return Err(MeshError::TooLong { len_bytes });
+        }
+        if to != self.me && !peer.known.state.reachable() {
+            return Err(MeshError::Down { to, state: peer.known.state });
+        }
+        let backlog_bytes = peer.backlog_bytes;
+        if !peer.backlog.is_empty()
+            && urgency == Urgency::Request
+            && backlog_bytes + len_bytes > backlog_bytes_max
+        {
+            return Err(MeshError::Full { to, backlog_bytes, backlog_bytes_max });
+        }
+        let mut progress = Progress::default();
+        let direct = peer.backlog.is_empty();
+        let ring = self.shared.ring(self.me, to);
+        let tag = tag(self.generation, peer.known.generation);
+        let push = if direct { peer.write(ring, tag, bytes, &mut progress) } else { Push::Full };
+        if push != Push::Done {
+            peer.backlog.push_back(Waiting { bytes: bytes.into(), progress });
+            peer.backlog_bytes += len_bytes;
+        }
+        peer.due.written |= direct;
+        peer.due.list(to, &mut self.due);
+        let counters = self.shared.counters(self.me);
+        counters.add(Counter::MeshResets, u64::from(push == Push::Reset));
+        counters.add(Counter::HopsOut, 1);
+        Ok(())
+    }
+
+    /// Makes everything sent so far visible, gives back the room of what was received, and
+    /// calls `bell` for each peer that must be woken. Call it once per loop pass.
+    pub fn publish(&mut self, bell: &mut dyn FnMut(ShardId)) {
+        self.refresh();
+        if self.shared.block(self.me).take_alarm() {
+            self.verify_all();
+        }
+        if self.due.is_empty() {
+            return;
+        }
+        let Mesh { shared, me, generation, peers, due, .. } = self;
+        for to in due.iter() {
+            let peer = &mut peers[usize::from(to.0)];
+            let ring = shared.ring(*me, *to);
+            let resets = peer.flush(ring, tag(*generation, peer.known.generation));
+            shared.counters(*me).add(Counter::MeshResets, resets);
+            peer.writer.publish(ring);
+        }
+        fence(Ordering::SeqCst);
+        due.retain(|to| {
+            let peer = &mut peers[usize::from(to.0)];
+            let wanted = peer.due.written
+                || peer.due.alarmed
+                || peer.due.released && shared.ring(*to, *me).claim_starved();
+            let listed = !peer.backlog.is_empty();
+            peer.due = Due { listed, changed: peer.due.changed, ..Due::default() };
+            if wanted && to != me && shared.block(*to).park_flag().claim() {
+                bell(*to);
+            }
+            listed
+        });
+    }
+
+    /// Hands over what has arrived, peer by peer, in order (M1), and returns how many messages
+    /// that were. Peers whose change is not reported yet are left out (M3). The room of what
+    /// was read is given back at the next `publish`.
+    pub fn receive(&mut self, each: &mut dyn FnMut(ShardId, &[u8])) -> usize {
+        self.refresh();
+        let mut count = 0;
+        for from in self.shared.shards() {
+            if !self.peers[usize::from(from.0)].due.changed {
+                count += self.receive_from(from, each);
+            }
+        }
+        if count > 0 {
+            self.shared.counters(self.me).add(Counter::HopsIn, count as u64);
+        }
+        count
+    }
+
+    /// Peers whose state or generation changed since last asked. Call it in every pass, before
+    /// `receive` (M3). What waited for a peer that is down or new is dropped already.
+    pub fn changed_peers(&mut self) -> impl Iterator<Item = (ShardId, PeerState)> + '_ {
+        self.refresh();
+        for peer in &self.changed {
+            self.peers[usize::from(peer.0)].due.changed = false;
+        }
+        let peers = &self.peers;
+        self.changed.drain(..).map(|peer| (peer, peers[usize::from(peer.0)].known))
+    }
+
+    /// Announces that this shard goes to sleep, then looks once more (M5). True: sleep, until a
+    /// doorbell or a time of your own, then call `unpark`. False: there is work; nothing is
+    /// announced any more.
+    pub fn announce_park(&mut self) -> bool {
+        self.refresh();
+        let owes = |peer: &Peer| peer.due.written || peer.due.released || peer.due.alarmed;
+        let block = self.shared.block(self.me);
+        if !self.changed.is_empty() || block.alarmed() || self.peers.iter().any(owes) {
+            return false;
+        }
+        self.verify_all();
+        let Mesh { shared, me, peers, .. } = self;
+        for (other, peer) in shared.shards().zip(peers.iter_mut()) {
+            peer.reader.heal(shared.ring(other, *me));
+            if !peer.backlog.is_empty() {
+                peer.writer.starve(shared.ring(*me, other));
+            }
+        }
+        let flag = shared.block(*me).park_flag();
+        flag.announce();
+        let news = shared.shards().zip(peers.iter()).any(|(other, peer)| {
+            let room = |waiting: &Waiting| {
+                let ring = shared.ring(*me, other);
+                peer.writer.has_room(ring, waiting.next_bytes(ring.record_bytes_max()))
+            };
+            peer.reader.has_news(shared.ring(other, *me)) || peer.backlog.front().is_some_and(room)
+        });
+        let changed = shared.change_count() != self.change_count || shared.block(*me).alarmed();
+        if news || changed {
+            flag.clear();
+        }
+        !news && !changed
+    }
+
+    /// This shard is awake again.
+    pub fn unpark(&mut self) {
+        self.shared.block(self.me).park_flag().clear();
+    }
+
+    /// Notices changes of peers' states and generations.
+    fn refresh(&mut self) {
+        let change_count = self.shared.change_count();
+        if change_count == self.change_count {
+            return;
+        }
+        self.change_count = change_count;
+        for shard in self.shared.shards() {
+            self.refresh_peer(shard);
+        }
+    }
+
+    /// Notices a change of one peer. Returns whether there was one.
+    fn refresh_peer(&mut self, shard: ShardId) -> bool {
+        let now = state_of(self.shared.block(shard));
+        let peer = &mut self.peers[usize::from(shard.0)];
+        if now == peer.known || shard == self.me {
+            return false;
+        }
+        let renewed = now.generation != peer.known.generation;
+        peer.known = now;
+        if renewed {
+            peer.assembly = None;
+        }
+        if renewed || !now.state.reachable() {
+            let counters = self.shared.counters(self.me);
+            counters.add(Counter::MeshDrops, peer.backlog.len() as u64);
+            peer.backlog.clear();
+            peer.backlog_bytes = 0;
+        }
+        if !peer.due.changed {
+            peer.due.changed = true;
+            self.changed.push(shard);
+        }
+        true
+    }
+
+    fn receive_from(&mut self, from: ShardId, each: &mut dyn FnMut(ShardId, &[u8])) -> usize {
+        let peer = &mut self.peers[usize::from(from.0)];
+        match peer.reader.look(self.shared.ring(from, self.me)) {
+            Look::Empty => return 0,
+            Look::Ready => peer.due.released = true,
+            Look::Corrupt => {
+                peer.assembly = None;
+                peer.due.alarmed = true;
+                self.shared.block(from).raise_alarm();
+                self.shared.counters(self.me).add(Counter::MeshResets, 1);
+            }
+        }
+        peer.due.list(from, &mut self.due);
+        let mut count = 0;
+        loop {
+            let ring = self.shared.ring(from, self.me);
+            let peer = &mut self.peers[usize::from(from.0)];
+            match peer.reader.next(ring) {
+                Next::End => break,
+                Next::Corrupt => {
+                    peer.assembly = None;
+                    self.shared.counters(self.me).add(Counter::MeshResets, 1);
+                }
+                Next::Record(record) if self.is_current(from, record.tag) => {
+                    count += usize::from(self.take(from, record, each));
+                }
+                // A new life of the peer: its messages come after its change is reported.
+                Next::Record(_) if self.refresh_peer(from) => break,
+                Next::Record(record) => {
+                    let ring = self.shared.ring(from, self.me);
+                    self.peers[usize::from(from.0)].reader.skip(ring, record);
+                    let dropped = u64::from(record.tag.first);
+                    self.shared.counters(self.me).add(Counter::MeshDrops, dropped);
+                }
+            }
+        }
+        let ring = self.shared.ring(from, self.me);
+        self.peers[usize::from(from.0)].reader.release(ring);
+        count
+    }
+
+    /// Whether a record is from the peer's present life and for ours.
+    fn is_current(&self, from: ShardId, record: Tag) -> bool {
+        record
+            == Tag {
+                first: record.first,
+                last: record.last,
+                ..tag(self.peers[usize::from(from.0)].known.generation, self.generation)
+            }
+    }
+
+    /// Takes one record; true when it completed a message, which was handed over.
+    fn take(
+        &mut self,
+        from: ShardId,
+        record: Record,
+        each: &mut dyn FnMut(ShardId, &[u8]),
+    ) -> bool {
+        let ring = self.shared.ring(from, self.me);
+        let Peer { reader, assembly, .. } = &mut self.peers[usize::from(from.0)];
+        if record.tag.first {
+            *assembly = None;
+        }
+        if record.tag.first && record.tag.last {
+            self.scratch.clear();
+            reader.take(ring, record, &mut self.scratch);
+            each(from, &self.scratch);
+            return true;
+        }
+        let mut message = match assembly.take() {
+            Some(message) => message,
+            None if record.tag.first => Vec::new(),
+            // The rest of a message whose beginning was lost with a reset.
+            None => {
+                reader.skip(ring, record);
+                return false;
+            }
+        };
+        if message.len() + record.len_bytes > MESSAGE_BYTES_MAX {
+            reader.skip(ring, record);
+            self.shared.counters(self.me).add(Counter::MeshResets, 1);
+            return false;
+        }
+        reader.take(ring, record, &mut message);
+        if record.tag.last {
+            each(from, &message);
+        } else {
+            *assembly = Some(message);
+        }
+        record.tag.last
+    }
+
+    /// Checks all rings that this shard writes and puts their words in order.
+    fn verify_all(&mut self) {
+        let Mesh { shared, me, peers, .. } = self;
+        for (to, peer) in shared.shards().zip(peers) {
+            if peer.writer.verify(shared.ring(*me, to)) {
+                peer.restart_front();
+                shared.counters(*me).add(Counter::MeshResets, 1);
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Stages what is left of a message. Not `Done`: `progress` says how far it came.
+    fn write(&mut self, ring: Ring<'_>, tag: Tag, bytes: &[u8], progress: &mut Progress) -> Push {
+        loop {
+            let left = &bytes[progress.sent_bytes..];
+            let len = left.len().min(ring.record_bytes_max());
+            let last = len == left.len();
+            let tag = Tag { first: !progress.begun, last, ..tag };
+            match self.writer.push(ring, tag, &left[..len]) {
+                Push::Done if last => return Push::Done,
+                Push::Done => {
+                    *progress = Progress { begun: true, sent_bytes: progress.sent_bytes + len }
+                }
+                Push::Full => return Push::Full,
+                Push::Reset => {
+                    *progress = Progress::default();
+                    return Push::Reset;
+                }
+            }
+        }
+    }
+
+    /// Stages as much of the backlog as there is room for. Returns how often the ring was reset.
+    fn flush(&mut self, ring: Ring<'_>, tag: Tag) -> u64 {
+        while let Some(mut waiting) = self.backlog.pop_front() {
+            let before = waiting.progress.sent_bytes;
+            let push = self.write(ring, tag, &waiting.bytes, &mut waiting.progress);
+            self.due.written |= push == Push::Done || waiting.progress.sent_bytes > before;
+            if push != Push::Done {
+                self.backlog.push_front(waiting);
+                return u64::from(push == Push::Reset);
+            }
+            self.backlog_bytes -= waiting.bytes.len();
+        }
+        0
+    }
+
+    /// After a reset the records of a half-sent message may be gone: it starts over.
+    fn restart_front(&mut self) {
+        if let Some(front) = self.backlog.front_mut() {
+            front.progress = Progress::default();
+        }
+    }
+}
+
+impl Due {
+    fn list(&mut self, peer: ShardId, due: &mut Vec<ShardId>) {
+        if !self.listed {
+            self.listed = true;
+            due.push(peer);
+        }
+    }
+}
+
+impl Waiting {
+    /// Length of its next record.
+    fn next_bytes(&self, record_bytes_max: usize) -> usize {
+        (self.bytes.len() - self.progress.sent_bytes).min(record_bytes_max)
+    }
+}
+
+fn state_of(block: &ControlBlock) -> PeerState {
+    PeerState { state: block.state(), generation: block.generation() }
+}
+
+fn tag(from_generation: u64, to_generation: u64) -> Tag {
+    Tag {
+        first: true,
+        last: true,
+        from_generation: from_generation as u8,
+        to_generation: to_generation as u8,
+    }
+}
