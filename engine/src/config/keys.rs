@@ -1,0 +1,562 @@
+//! The table of keys: path, kind, range, unit, default and meaning of every value.
+//!
+//! Owns: [`KEYS`], from which parsing, checking, showing, the manual and the schema hash follow.
+//! Not: rules between keys (`check.rs`).
+//! E1  every default is allowed by its kind.
+//! E2  every field of `Config` has exactly one row here.
+
+use super::{Config, Isolation, Runtime};
+use crate::limits::{IMAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_COUNT_MAX};
+use std::borrow::Cow;
+use std::fmt;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const HOUR_MS: u64 = 3_600_000;
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.name`.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// Its value when nobody sets it.
+    pub default: Value,
+    /// What it does, for the manual.
+    pub doc: &'static str,
+    /// Reads it from a config.
+    pub get: fn(&Config) -> Value,
+    /// Writes it into a config; the value is allowed by `kind`.
+    pub set: fn(&mut Config, &Value),
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A whole number.
+    Integer {
+        /// Smallest, unless `zero` gives 0 a meaning.
+        least: u64,
+        /// Largest.
+        most: u64,
+        /// Of what.
+        unit: Unit,
+        /// What 0 means, where it is no number.
+        zero: Option<&'static str>,
+    },
+    /// `true` or `false`.
+    Bool,
+    /// One of some names.
+    Choice(&'static [&'static str]),
+    /// Text.
+    Text {
+        /// Longest, in bytes.
+        bytes_max: usize,
+        /// What it must be beside short.
+        rule: TextRule,
+        /// What empty means.
+        empty: &'static str,
+    },
+}
+
+/// What a text must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TextRule {
+    /// An IP address.
+    Address,
+    /// A path without NUL bytes.
+    Path,
+    /// Anything without control characters; never shown.
+    Secret,
+}
+
+/// What a number counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Microseconds.
+    Microseconds,
+    /// Milliseconds.
+    Milliseconds,
+}
+
+impl Unit {
+    /// The unit's name; empty for things.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Unit::Count => "",
+            Unit::Bytes => "bytes",
+            Unit::Microseconds => "us",
+            Unit::Milliseconds => "ms",
+        }
+    }
+
+    /// The suffixes it takes in text, with the number of smallest parts in each, and the number
+    /// of those parts in one unit.
+    pub(crate) const fn suffixes(self) -> (&'static [(&'static str, u64)], u64) {
+        const BYTES: &[(&str, u64)] = &[
+            ("TiB", TIB),
+            ("GiB", GIB),
+            ("MiB", MIB),
+            ("KiB", KIB),
+            ("TB", 1_000_000_000_000),
+            ("GB", 1_000_000_000),
+            ("MB", 1_000_000),
+            ("kB", 1_000),
+            ("B", 1),
+        ];
+        const TIMES_NS: &[(&str, u64)] = &[
+            ("h", HOUR_MS * 1_000_000),
+            ("min", 60_000_000_000),
+            ("s", 1_000_000_000),
+            ("ms", 1_000_000),
+            ("us", 1_000),
+            ("ns", 1),
+        ];
+        match self {
+            Unit::Count => (&[], 1),
+            Unit::Bytes => (BYTES, 1),
+            Unit::Microseconds => (TIMES_NS, 1_000),
+            Unit::Milliseconds => (TIMES_NS, 1_000_000),
+        }
+    }
+
+    /// A number of this unit as people write it: `64MiB`, `10s`, `250us`.
+    pub fn humane(self, number: u64) -> String {
+        let (suffixes, parts_per_unit) = self.suffixes();
+        let parts = u128::from(number) * u128::from(parts_per_unit);
+        let fits = |(_, size): &&(&str, u64)| {
+            parts != 0 && parts.is_multiple_of(u128::from(*size)) && !is_decimal_bytes(self, *size)
+        };
+        match suffixes.iter().find(fits) {
+            Some((suffix, size)) => format!("{}{suffix}", parts / u128::from(*size)),
+            None => number.to_string(),
+        }
+    }
+}
+
+/// Whether a suffix is one of the decimal ones, which are read but never written.
+fn is_decimal_bytes(unit: Unit, size: u64) -> bool {
+    unit == Unit::Bytes && size != 1 && !size.is_power_of_two()
+}
+
+/// A value of any key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Value {
+    /// A number in the key's unit.
+    Integer(u64),
+    /// A switch.
+    Bool(bool),
+    /// Text, or the name of a choice.
+    Text(Cow<'static, str>),
+}
+
+impl fmt::Display for Value {
+    /// As TOML.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Integer(number) => write!(f, "{number}"),
+            Value::Bool(on) => write!(f, "{on}"),
+            Value::Text(text) => write!(f, "{}", toml_edit::Value::from(text.as_ref())),
+        }
+    }
+}
+
+impl Kind {
+    /// Whether the kind takes this value.
+    pub fn allows(self, value: &Value) -> bool {
+        match (self, value) {
+            (Kind::Integer { least, most, zero, .. }, Value::Integer(number)) => {
+                (least..=most).contains(number) || (*number == 0 && zero.is_some())
+            }
+            (Kind::Bool, Value::Bool(_)) => true,
+            (Kind::Choice(names), Value::Text(text)) => names.contains(&text.as_ref()),
+            (Kind::Text { bytes_max, rule, .. }, Value::Text(text)) => {
+                text.len() <= bytes_max && rule.allows(text)
+            }
+            _ => false,
+        }
+    }
+
+    /// The unit of a number, none otherwise.
+    pub fn unit(self) -> Unit {
+        match self {
+            Kind::Integer { unit, .. } => unit,
+            _ => Unit::Count,
+        }
+    }
+
+    /// Whether the value must not be shown.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Kind::Text { rule: TextRule::Secret, .. })
+    }
+}
+
+impl fmt::Display for Kind {
+    /// The allowed values, for errors and the manual.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Kind::Integer { least, most, unit, zero } => {
+                if let Some(meaning) = zero {
+                    write!(f, "0 ({meaning}) or ")?;
+                }
+                write!(f, "{least} to {most}")?;
+                if unit == Unit::Count {
+                    return Ok(());
+                }
+                write!(f, " {}", unit.name())?;
+                let (low, high) = (unit.humane(least), unit.humane(most));
+                if (&low, &high) == (&least.to_string(), &most.to_string()) {
+                    return Ok(());
+                }
+                write!(f, " ({low} to {high})")
+            }
+            Kind::Bool => f.write_str("true or false"),
+            Kind::Choice(names) => {
+                for (idx, name) in names.iter().enumerate() {
+                    write!(f, "{}\"{name}\"", if idx == 0 { "" } else { " or " })?;
+                }
+                Ok(())
+            }
+            Kind::Text { bytes_max, rule, empty } => {
+                f.write_str(match rule {
+                    TextRule::Address => "an IP address such as \"127.0.0.1\" or \"::1\"",
+                    TextRule::Path => "a path",
+                    TextRule::Secret => "text without control characters",
+                })?;
+                write!(f, ", at most {bytes_max} bytes")?;
+                if empty.is_empty() { Ok(()) } else { write!(f, "; empty: {empty}") }
+            }
+        }
+    }
+}
+
+impl TextRule {
+    fn allows(self, text: &str) -> bool {
+        match self {
+            TextRule::Address => text.parse::<std::net::IpAddr>().is_ok(),
+            TextRule::Path => !text.contains('\0'),
+            TextRule::Secret => !text.chars().any(char::is_control),
+        }
+    }
+}
+
+/// The row of `path`.
+pub fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// A field's value in the table's terms, and back.
+trait Field {
+    fn value(&self) -> Value;
+    /// Of another kind, or too large: unchanged; `Kind::allows` was asked before.
+    fn take(&mut self, value: &Value);
+}
+
+macro_rules! integer_field {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn value(&self) -> Value {
+                Value::Integer(u64::from(*self))
+            }
+            fn take(&mut self, value: &Value) {
+                if let Value::Integer(number) = value
+                    && let Ok(number) = <$type>::try_from(*number)
+                {
+                    *self = number;
+                }
+            }
+        }
+    )*};
+}
+integer_field!(u16, u32, u64);
+
+impl Field for bool {
+    fn value(&self) -> Value {
+        Value::Bool(*self)
+    }
+    fn take(&mut self, value: &Value) {
+        if let Value::Bool(on) = value {
+            *self = *on;
+        }
+    }
+}
+
+impl Field for String {
+    fn value(&self) -> Value {
+        Value::Text(Cow::Owned(self.clone()))
+    }
+    fn take(&mut self, value: &Value) {
+        if let Value::Text(text) = value {
+            *self = text.clone().into_owned();
+        }
+    }
+}
+
+macro_rules! choice_field {
+    ($type:ident: $($choice:ident),*) => {
+        impl Field for $type {
+            fn value(&self) -> Value {
+                Value::Text(Cow::Borrowed(self.name()))
+            }
+            fn take(&mut self, value: &Value) {
+                for choice in [$($type::$choice),*] {
+                    if choice.value() == *value {
+                        *self = choice;
+                    }
+                }
+            }
+        }
+    };
+}
+choice_field!(Isolation: Process, Thread);
+choice_field!(Runtime: Uring, Glommio);
+
+/// One row, its path and its access made from one mention of the field.
+macro_rules! row {
+    ($section:ident.$name:ident, $kind:expr, $default:expr, $doc:expr) => {
+        Key {
+            path: concat!(stringify!($section), ".", stringify!($name)),
+            kind: $kind,
+            default: $default,
+            doc: $doc,
+            get: |config| config.$section.$name.value(),
+            set: |config, value| config.$section.$name.take(value),
+        }
+    };
+}
+
+const fn count(least: u64, most: u64) -> Kind {
+    Kind::Integer { least, most, unit: Unit::Count, zero: None }
+}
+
+const fn count_or(zero: &'static str, least: u64, most: u64) -> Kind {
+    Kind::Integer { least, most, unit: Unit::Count, zero: Some(zero) }
+}
+
+const fn bytes(least: u64, most: u64) -> Kind {
+    Kind::Integer { least, most, unit: Unit::Bytes, zero: None }
+}
+
+const fn milliseconds(least: u64, most: u64) -> Kind {
+    Kind::Integer { least, most, unit: Unit::Milliseconds, zero: None }
+}
+
+const fn path(empty: &'static str) -> Kind {
+    // The kernel's longest path, and its longest Unix socket path, are the file system's to check.
+    Kind::Text { bytes_max: 4095, rule: TextRule::Path, empty }
+}
+
+const fn text(default: &'static str) -> Value {
+    Value::Text(Cow::Borrowed(default))
+}
+
+/// Every key, by section, in the order of the manual.
+pub static KEYS: &[Key] = &[
+    row!(
+        node.bind,
+        Kind::Text { bytes_max: 45, rule: TextRule::Address, empty: "" },
+        text("127.0.0.1"),
+        "IP address to listen on. Others than loopback need node.password."
+    ),
+    row!(
+        node.port,
+        count_or("any free port", 1, 65_535),
+        Value::Integer(7373),
+        "TCP port to listen on."
+    ),
+    row!(
+        node.data_dir,
+        path("the binary's own choice, shown by `heronry config show`"),
+        text(""),
+        "Folder of this node's files."
+    ),
+    row!(
+        node.unix_socket,
+        path("the data folder's path with `.sock` appended"),
+        text(""),
+        "Unix socket to listen on, beside TCP."
+    ),
+    row!(
+        node.password,
+        Kind::Text { bytes_max: 512, rule: TextRule::Secret, empty: "no password is asked for" },
+        text(""),
+        "Password that clients give with AUTH. Never shown, but kept as it is in the compiled file."
+    ),
+    row!(
+        shards.count,
+        count_or("one per allowed CPU", 1, SHARD_COUNT_MAX as u64),
+        Value::Integer(0),
+        "Number of shards. Allowed CPUs are the affinity mask, less by a cgroup's quota."
+    ),
+    row!(
+        shards.isolation,
+        Kind::Choice(&["process", "thread"]),
+        text("process"),
+        "What keeps shards apart: a process each, or a thread each in one process (for tests, \
+         embedding and comparison; slower with more than one shard)."
+    ),
+    row!(
+        shards.runtime,
+        Kind::Choice(&["uring", "glommio"]),
+        text("uring"),
+        "Reactor of a shard: our own loop on io_uring, or a glommio executor."
+    ),
+    row!(
+        shards.spin_us,
+        Kind::Integer {
+            least: 1,
+            most: 10_000,
+            unit: Unit::Microseconds,
+            zero: Some("never spin"),
+        },
+        Value::Integer(0),
+        "Longest time that an idle shard looks for work before it sleeps. Shortens hops between \
+         shards and costs CPU time; ignored with fewer CPUs than shards."
+    ),
+    row!(
+        shards.pin,
+        Kind::Bool,
+        Value::Bool(true),
+        "Pin each shard to a CPU and bind its memory to that CPU's node. Ignored with fewer CPUs \
+         than shards."
+    ),
+    row!(
+        shards.arena_bytes,
+        Kind::Integer {
+            least: 16 * MIB,
+            most: 64 * TIB,
+            unit: Unit::Bytes,
+            zero: Some("60 % of memory, divided among the shards"),
+        },
+        Value::Integer(0),
+        "Memory for the images of one shard's agents. Reserved at start, used as it fills."
+    ),
+    row!(
+        shards.huge_pages,
+        Kind::Bool,
+        Value::Bool(true),
+        "Ask the kernel for huge pages for arenas."
+    ),
+    row!(
+        shards.ring_bytes,
+        bytes(64 * KIB, 64 * MIB),
+        Value::Integer(MIB),
+        "Size of one ring of the mesh, a power of two. There is a ring for each ordered pair of \
+         shards; longer messages go in parts."
+    ),
+    row!(
+        shards.stall_ms,
+        milliseconds(1, 60_000),
+        Value::Integer(25),
+        "A turn that takes longer is reported with its agent's key."
+    ),
+    row!(
+        shards.restart_max,
+        count(0, 1_000),
+        Value::Integer(10),
+        "A shard that ends more often than this within shards.restart_window_ms is left down."
+    ),
+    row!(
+        shards.restart_window_ms,
+        milliseconds(100, 24 * HOUR_MS),
+        Value::Integer(60_000),
+        "The window of shards.restart_max."
+    ),
+    row!(
+        net.connections_max,
+        count_or("what the limit on open files allows", 1, 1_000_000),
+        Value::Integer(0),
+        "Most client connections of the node; one more is refused with an error."
+    ),
+    row!(
+        net.pipeline_max,
+        count(1, 1_000_000),
+        Value::Integer(4096),
+        "Most unanswered requests of one connection; past it the connection is not read."
+    ),
+    row!(
+        net.payload_bytes_max,
+        bytes(KIB, PAYLOAD_BYTES_MAX as u64),
+        Value::Integer(8 * MIB),
+        "Longest payload of a message, and most bytes of one READ or WRITE."
+    ),
+    row!(
+        net.output_bytes_max,
+        bytes(64 * KIB, GIB),
+        Value::Integer(16 * MIB),
+        "Most unsent output of one connection; past it the connection is not read."
+    ),
+    row!(
+        agents.create_on_send,
+        Kind::Bool,
+        Value::Bool(true),
+        "Whether a message to an agent that does not exist creates it."
+    ),
+    row!(
+        agents.seal_every,
+        count_or("seal only on CHECKPOINT", 1, 1_000_000),
+        Value::Integer(1),
+        "Seal a version after so many turns that changed the image; 1 is every message."
+    ),
+    row!(
+        agents.history,
+        count(1, 1_000),
+        Value::Integer(4),
+        "Automatic versions kept per agent, the newest."
+    ),
+    row!(
+        agents.checkpoints_max,
+        count(1, 10_000),
+        Value::Integer(64),
+        "Checkpoints kept per agent; one more is refused."
+    ),
+    row!(
+        agents.mailbox_max,
+        count(1, 1_000_000),
+        Value::Integer(1024),
+        "Messages waiting per agent; one more is refused with BUSY."
+    ),
+    row!(
+        agents.agents_max,
+        count(1, 100_000_000),
+        Value::Integer(10_000_000),
+        "Agents per shard; one more is refused."
+    ),
+    row!(
+        agents.dedupe_max,
+        count_or("no dedupe", 1, 4096),
+        Value::Integer(64),
+        "Request ids remembered per agent, so that a retry gets the first reply."
+    ),
+    row!(
+        agents.image_bytes_max,
+        bytes(4 * KIB, IMAGE_BYTES_MAX),
+        Value::Integer(GIB),
+        "Longest image of an agent."
+    ),
+    row!(
+        agents.call_timeout_ms,
+        milliseconds(1, HOUR_MS),
+        Value::Integer(30_000),
+        "How long an agent waits for the reply to a call before it gets TIMEOUT."
+    ),
+    row!(
+        agents.quarantine_failures,
+        count_or("never quarantine", 1, 1_000),
+        Value::Integer(5),
+        "Failed turns within agents.quarantine_window_ms that quarantine an agent."
+    ),
+    row!(
+        agents.quarantine_window_ms,
+        milliseconds(1, HOUR_MS),
+        Value::Integer(10_000),
+        "The window of agents.quarantine_failures."
+    ),
+];
