@@ -59,6 +59,12 @@ impl AgentKey {
         AgentKey::new(Bytes::from(format!("{}~{suffix}", self.as_str())))
     }
 
+    /// A copy in memory of its own, for keeping: a key that was decoded from a receive buffer
+    /// holds the whole buffer.
+    pub fn detached(&self) -> AgentKey {
+        AgentKey(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The id of this key under `tenant` (K2). Cost: one BLAKE3 block, two for a branch.
     pub fn id(&self, tenant: TenantId) -> AgentId {
         let whole = hash(tenant, &self.0);

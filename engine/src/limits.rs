@@ -20,7 +20,25 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 pub const SHARD_COUNT_MAX: u16 = 1024;
 /// Most keys that one LIST reply holds.
 pub const LIST_COUNT_MAX: u32 = 10_000;
+/// Most slots of agents that one LIST looks at, so that a rare pattern does not hold up the shard.
+pub const LIST_SCAN_COUNT_MAX: u32 = 4_096;
+/// Most agents that Hottest names.
+pub const HOTTEST_COUNT_MAX: usize = 32;
+/// Most sends and calls of one turn.
+pub const EFFECT_COUNT_MAX: usize = 1_024;
+/// Most calls that one agent awaits.
+pub const CALL_COUNT_MAX: usize = 1_024;
+/// Most items in all mailboxes of one shard.
+pub const MAIL_COUNT_MAX: u32 = 1 << 20;
+/// Most bytes of payload in all mailboxes of one shard.
+pub const MAIL_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of replies past which an agent's dedupe window forgets its oldest ones early.
+pub const DEDUPE_BYTES_MAX: usize = 1 << 20;
+/// Most families whose owner is not their home, as one shard knows them.
+pub const DIRECTORY_COUNT_MAX: u32 = 1 << 20;
 
+const _: () = assert!((PAYLOAD_BYTES_MAX as u64) < MAIL_BYTES_MAX);
+const _: () = assert!(CALL_COUNT_MAX as u32 * 4 < MAIL_COUNT_MAX);
 const _: () = assert!(TEMPLATE_BYTES_MAX + 2 < KEY_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX <= u8::MAX as usize);
 const _: () = assert!((PAYLOAD_BYTES_MAX as u64) < IMAGE_BYTES_MAX);

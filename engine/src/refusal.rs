@@ -37,7 +37,7 @@ pub enum Refusal {
         count: u32,
     },
     /// No such agent.
-    #[error("no agent {key:?}; AGENT.CREATE or a message to it makes one")]
+    #[error("no agent {key:?}; {}", maker(key))]
     NoAgent {
         /// The key.
         key: String,
@@ -176,5 +176,14 @@ impl Refusal {
             Refusal::Dropped { .. } => "DROPPED",
             Refusal::NoLog => "NOLOG",
         }
+    }
+}
+
+/// What makes an agent of this key.
+fn maker(key: &str) -> &'static str {
+    if key.contains('~') {
+        "branches are made by AGENT.FORK of their parent"
+    } else {
+        "AGENT.CREATE or a message to it makes one"
     }
 }

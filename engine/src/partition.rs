@@ -1,0 +1,408 @@
+//! A partition: the agents of one shard, and everything that is done to them.
+//!
+//! Owns: the way of a request (checked, routed, queued, served, answered) and the partition's
+//! parts.  Not: time, sockets, the mesh; results are [`Event`]s for the shard's loop.
+//! V1  every request is answered exactly once, also when its agent ends first.
+//! V2  a request is served after those that came before it to the same agent, except that a held
+//!     agent (suspended, quarantined) serves control verbs at once.
+//! V3  an agent is in the run queue exactly when it is active and its mailbox is not empty.
+//! V4  nothing recurses from agent to agent: effects are events, and come back as requests.
+
+mod branches;
+mod calls;
+mod config;
+pub(crate) mod dedupe;
+mod lifecycle;
+mod listing;
+mod lost;
+mod queue;
+pub(crate) mod table;
+mod turns;
+mod verbs;
+
+use crate::agent::{Agent, State};
+use crate::behaviour::{Behaviour, Draft};
+use crate::directory::{Directory, Route};
+use crate::id::{AgentId, CallId, Nanos, ShardId, TenantId};
+use crate::key::AgentKey;
+use crate::limits::{MAIL_BYTES_MAX, MAIL_COUNT_MAX};
+use crate::mailbox::{Item, Mail, Waiting, runs_turn};
+use crate::page::PageStore;
+use crate::refusal::Refusal;
+use crate::template::Templates;
+use crate::verb::{Ack, Event, Origin, Reply, Request, Target, Verb};
+use calls::Calls;
+use listing::Hot;
+use lost::Lost;
+use queue::RunQueue;
+use table::Table;
+
+pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
+
+/// Overdue calls that one [`Partition::expire`] ends.
+const EXPIRE_COUNT_MAX: usize = 1_024;
+
+/// One shard's agents. The shard's loop owns it alone.
+pub struct Partition {
+    config: PartitionConfig,
+    store: PageStore,
+    templates: Templates,
+    agents: Table,
+    mail: Mail,
+    queue: RunQueue,
+    calls: Calls,
+    call_next: u64,
+    directory: Directory,
+    lost: Lost,
+    hot: Hot,
+    draft: Draft,
+    events: Vec<Event>,
+    roster: Vec<RosterChange>,
+    counters: Counters,
+}
+
+/// Whom a request names.
+#[derive(Clone)]
+struct Address {
+    id: AgentId,
+    tenant: TenantId,
+    key: AgentKey,
+}
+
+impl Partition {
+    /// An empty partition whose agents are made from `templates` and live in `store`. Panics when
+    /// template names repeat or the shard is not below the shard count.
+    pub fn new(
+        config: PartitionConfig,
+        store: PageStore,
+        templates: Vec<&'static dyn Behaviour>,
+    ) -> Partition {
+        let counters =
+            Counters { frames_total: u64::from(store.frame_count()), ..Counters::default() };
+        Partition {
+            directory: Directory::new(config.shard, config.shard_count),
+            config,
+            store,
+            templates: Templates::new(templates),
+            agents: Table::new(),
+            mail: Mail::default(),
+            queue: RunQueue::EMPTY,
+            calls: Calls::default(),
+            call_next: 1,
+            lost: Lost::default(),
+            hot: Hot::new(),
+            draft: Draft::default(),
+            events: Vec::new(),
+            roster: Vec::new(),
+            counters,
+        }
+    }
+
+    /// Takes a request in: answers it, queues it, or passes it on to the shard that has the agent
+    /// (as [`Event::Deliver`] with its origin). What comes of it appears in [`Partition::events`],
+    /// now or after some [`Partition::run_turn`].
+    pub fn accept(&mut self, now: Nanos, request: Request) {
+        self.counters.requests += 1;
+        if request.ack == Ack::Durable {
+            return self.reply(request.origin, Err(Refusal::NoLog));
+        }
+        if let Err(refusal) = self.config.check(&request) {
+            return self.reply(request.origin, Err(refusal));
+        }
+        let Request { target, verb, origin, deadline, ack } = request;
+        let (id, tenant, key) = match target {
+            Target::Agent { id, tenant, key } => (id, tenant, key),
+            Target::Shard(_) => {
+                let result = self.shard_verb(verb);
+                self.reply(origin, result);
+                return self.publish();
+            }
+        };
+        if let Route::Shard(_) = self.directory.route(id) {
+            self.counters.forwards += 1;
+            let target = Target::Agent { id, tenant, key };
+            let request = Request { target, verb, ack, deadline, origin };
+            return self.events.push(Event::Deliver(request));
+        }
+        let waiting = Waiting { verb, origin, deadline, accepted_at: now };
+        self.admit(now, Address { id, tenant, key }, waiting);
+        self.publish();
+    }
+
+    /// Takes in the result of a call that an agent of this partition made. One that the agent does
+    /// not await any more is counted and dropped.
+    pub fn answer(
+        &mut self,
+        _now: Nanos,
+        agent: AgentId,
+        call: CallId,
+        result: Result<Reply, Refusal>,
+    ) {
+        if !self.calls.note_return(agent, call) {
+            self.counters.late_replies += 1;
+            return;
+        }
+        let slot = self.agents.find(agent).expect("Y1: an open call's agent lives");
+        let result = result.map(|reply| match reply {
+            Reply::Payload(payload) => payload,
+            _ => None,
+        });
+        // Past the mailbox's bound, if need be: the number of calls has its own.
+        self.agents[slot].mailbox.push(&mut self.mail, Item::Returned { call, result });
+        self.wake(slot);
+    }
+
+    /// Serves one mailbox item of the next agent, round robin; `None` when no agent has any.
+    pub fn run_turn(&mut self, now: Nanos) -> Option<TurnReport> {
+        let slot = self.queue.pop(&mut self.agents)?;
+        let agent = &mut self.agents[slot];
+        let id = agent.id;
+        let item = agent.mailbox.pop(&mut self.mail).expect("V3: a queued agent has mail");
+        let ran = match item {
+            Item::Request(waiting) => self.serve(now, slot, waiting),
+            Item::Returned { call, result } => self.return_turn(now, slot, call, &result),
+        };
+        // The agent may have ended, and its slot may have another one already.
+        if let Some(agent) = self.agents.get(slot)
+            && agent.id == id
+        {
+            if ran.failed {
+                self.quarantine_if_due(slot);
+            }
+            if self.agents[slot].state().is_held() {
+                self.settle_held(now, slot);
+            }
+        }
+        if self.agents.get(slot).is_some() {
+            self.wake(slot);
+        }
+        if ran.turn {
+            self.hot.sample(now, id);
+        }
+        self.publish();
+        Some(TurnReport { agent: id, sealed: ran.sealed, failed: ran.failed })
+    }
+
+    /// Whether [`Partition::run_turn`] has something to do.
+    pub fn runnable(&self) -> bool {
+        self.queue.first().is_some()
+    }
+
+    /// Key of the agent that the next [`Partition::run_turn`] serves: what to publish as running.
+    pub fn running_key(&self) -> Option<&AgentKey> {
+        self.queue.first().map(|slot| &self.agents[slot].key)
+    }
+
+    /// Key of a living agent.
+    pub fn key_of(&self, id: AgentId) -> Option<&AgentKey> {
+        self.agents.find(id).map(|slot| &self.agents[slot].key)
+    }
+
+    /// Ends calls that are overdue: their agents get [`Refusal::Timeout`]. Returns when to call it
+    /// again, `None` when no call is open.
+    pub fn expire(&mut self, now: Nanos) -> Option<Nanos> {
+        for _ in 0..EXPIRE_COUNT_MAX {
+            let Some((agent, call)) = self.calls.overdue(now) else { break };
+            let waited_us = self.config.call_timeout.0 / 1_000;
+            self.answer(now, agent, call, Err(Refusal::Timeout { waited_us }));
+        }
+        self.calls.deadline_next()
+    }
+
+    /// What the loop is to do, in order. The loop drains it.
+    pub fn events(&mut self) -> &mut Vec<Event> {
+        &mut self.events
+    }
+
+    /// Agents that were born or ended since this was last called, in order.
+    pub fn roster_changes(&mut self) -> std::vec::Drain<'_, RosterChange> {
+        self.roster.drain(..)
+    }
+
+    /// Counts since the start, and present sizes.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Where agents are.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Where agents are, to teach it.
+    pub fn directory_mut(&mut self) -> &mut Directory {
+        &mut self.directory
+    }
+
+    /// Names agents that a previous life of this shard had: they are refused as lost until they
+    /// are created again. Keys that live already are passed over.
+    pub fn lose(&mut self, keys: impl Iterator<Item = AgentKey>, tenant: TenantId) {
+        for key in keys {
+            let id = key.id(tenant);
+            if self.agents.find(id).is_none() {
+                self.lost.insert(id, key.detached());
+            }
+        }
+        self.counters.lost = self.lost.count() as u64;
+    }
+
+    /// Checks every invariant of the partition and its store. Panics when one is broken. Cost: the
+    /// whole partition, so for tests and simulation only.
+    pub fn debug_check(&self) {
+        let mut mail_count = 0;
+        let mut call_count = 0;
+        for (slot, agent) in self.agents.iter() {
+            let key = &agent.key;
+            assert_eq!(self.agents.find(agent.id), Some(slot), "G1: {key}");
+            let queued = agent.queued != crate::agent::Queued::No;
+            let due = !agent.state().is_held() && !agent.mailbox.is_empty();
+            assert_eq!(queued, due, "V3: {key}");
+            let quarantined = agent.state() == State::Quarantined;
+            assert!(!quarantined || agent.mailbox.is_empty(), "A2: {key}");
+            self.check_kin(slot, agent);
+            mail_count += agent.mailbox.count();
+            call_count += agent.call_count();
+        }
+        assert_eq!(mail_count, self.mail.count(), "Q2: mailboxes and mail");
+        assert_eq!(call_count, self.calls.counts().0, "Y1: agents' calls and open calls");
+        assert_eq!(u64::from(self.agents.count()), self.counters.agents, "agents counted");
+        let images = self
+            .agents
+            .iter()
+            .flat_map(|(_, agent)| std::iter::once(&agent.image).chain(agent.versions.images()));
+        self.store.debug_check(images);
+    }
+}
+
+/// The way of a request.
+impl Partition {
+    fn admit(&mut self, now: Nanos, to: Address, waiting: Waiting) {
+        let slot = match self.agents.find(to.id) {
+            Some(slot) => slot,
+            None => match self.admit_absent(now, &to, &waiting) {
+                Ok(Some(slot)) => slot,
+                Ok(None) => return,
+                Err(refusal) => return self.reply(waiting.origin, Err(refusal)),
+            },
+        };
+        match self.agents[slot].state() {
+            State::Active => {}
+            State::Suspended if runs_turn(&waiting.verb) => {}
+            State::Quarantined if runs_turn(&waiting.verb) => {
+                let refusal = self.quarantined(slot);
+                return self.reply(waiting.origin, Err(refusal));
+            }
+            State::Suspended | State::Quarantined => {
+                self.serve(now, slot, waiting);
+                return;
+            }
+        }
+        if let Err(refusal) = self.check_room(&self.agents[slot]) {
+            return self.reply(waiting.origin, Err(refusal));
+        }
+        self.agents[slot].mailbox.push(&mut self.mail, Item::Request(waiting));
+        self.wake(slot);
+    }
+
+    /// A request for an agent that does not live. `Some`: it does now, and the request may enter
+    /// its mailbox; `None`: the request was to create it, and is answered.
+    fn admit_absent(
+        &mut self,
+        now: Nanos,
+        to: &Address,
+        waiting: &Waiting,
+    ) -> Result<Option<u32>, Refusal> {
+        let absent = || Refusal::NoAgent { key: to.key.as_str().into() };
+        check_deadline(now, waiting)?;
+        match waiting.verb {
+            Verb::Create { .. } | Verb::Send { .. } if to.key.is_branch() => Err(absent()),
+            Verb::Create { image_bytes } => {
+                let slot = self.create(now, to, image_bytes)?;
+                let version = self.agents[slot].versions.head();
+                self.reply(waiting.origin, Ok(Reply::Version(version)));
+                Ok(None)
+            }
+            _ if self.lost.contains(to.id) => {
+                Err(Refusal::Lost { key: to.key.as_str().into(), shard: self.config.shard })
+            }
+            Verb::Send { .. } if self.config.create_on_send => self.create(now, to, 0).map(Some),
+            _ => Err(absent()),
+        }
+    }
+
+    fn check_room(&self, agent: &Agent) -> Result<(), Refusal> {
+        let busy = |what: String, count: u64, count_max: u64| {
+            Err(Refusal::Busy { what: what.into(), count, count_max })
+        };
+        let (count, count_max) = (agent.mailbox.count(), self.config.mailbox_max);
+        if count >= count_max {
+            return busy(format!("the mailbox of {}", agent.key), count.into(), count_max.into());
+        }
+        let shard = self.config.shard.0;
+        let (count, count_max) = (self.mail.count(), MAIL_COUNT_MAX);
+        if count >= count_max {
+            let what = format!("the mail of shard {shard}, in items,");
+            return busy(what, count.into(), count_max.into());
+        }
+        let bytes = self.mail.payload_bytes();
+        if bytes >= MAIL_BYTES_MAX {
+            let what = format!("the mail of shard {shard}, in bytes,");
+            return busy(what, bytes, MAIL_BYTES_MAX);
+        }
+        Ok(())
+    }
+
+    /// Puts an agent into the run queue if it belongs there (V3).
+    fn wake(&mut self, slot: u32) {
+        let agent = &self.agents[slot];
+        if !agent.state().is_held() && !agent.mailbox.is_empty() {
+            self.queue.push(&mut self.agents, slot);
+        }
+    }
+
+    /// Answers an origin (V1).
+    fn reply(&mut self, to: Origin, result: Result<Reply, Refusal>) {
+        match result {
+            Ok(_) => self.counters.replies += 1,
+            Err(_) => self.counters.refusals += 1,
+        }
+        if to != Origin::Nobody {
+            self.events.push(Event::Answer { to, result });
+        }
+    }
+
+    fn publish(&mut self) {
+        self.counters.frames_used = u64::from(self.store.used_count());
+        self.counters.mail = u64::from(self.mail.count());
+    }
+
+    fn shard_verb(&mut self, verb: Verb) -> Result<Reply, Refusal> {
+        match verb {
+            Verb::List { cursor, count, pattern, lost } => {
+                Ok(self.list(cursor, count, pattern.as_deref(), lost))
+            }
+            Verb::Hottest => Ok(Reply::Hottest(self.hottest())),
+            _ => unreachable!("V1: checked verbs for shards are List and Hottest"),
+        }
+    }
+}
+
+/// Refuses a request whose deadline is past.
+fn check_deadline(now: Nanos, waiting: &Waiting) -> Result<(), Refusal> {
+    match waiting.deadline {
+        Some(deadline) if deadline <= now => {
+            Err(Refusal::Timeout { waited_us: now.since(waiting.accepted_at).0 / 1_000 })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shard: ShardId = self.config.shard;
+        f.debug_struct("Partition")
+            .field("shard", &shard)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
