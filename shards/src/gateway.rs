@@ -63,6 +63,9 @@ pub trait Gateway {
     /// A connection opened.
     fn open(&mut self) -> Self::Session;
 
+    /// A connection past the limit opened: a session that says so and is closing.
+    fn refuse(&mut self, connections_max: u32) -> Self::Session;
+
     /// Bytes arrived. Appends decoded requests to `asks`, replies it can give itself to the output.
     fn receive(
         &mut self,

@@ -17,8 +17,12 @@ pub mod mesh;
 mod region;
 pub mod ring;
 #[cfg(not(loom))]
+pub mod roster;
+#[cfg(not(loom))]
 pub mod shared;
 pub mod sync;
+#[cfg(not(loom))]
+pub mod glommio;
 #[cfg(not(loom))]
 mod handles;
 #[cfg(not(loom))]
@@ -27,6 +31,21 @@ pub mod sim;
 mod timers;
 #[cfg(not(loom))]
 pub mod uring;
+
+#[cfg(not(loom))]
+mod connection;
+#[cfg(not(loom))]
+mod envelope;
+#[cfg(not(loom))]
+mod outstanding;
+#[cfg(not(loom))]
+pub mod seat;
+#[cfg(not(loom))]
+pub mod supervisor;
+#[cfg(not(loom))]
+pub mod view;
+#[cfg(not(loom))]
+mod peer;
 
 pub use driver::{Completion, Done, Driver, Handle, Op, Token};
 pub use gateway::{Ask, Gateway, NodeView};

@@ -1,0 +1,459 @@
+//! The parent of all shards: starts one per seat, watches, restarts, stops them.
+//!
+//! Owns: the shards' processes (or threads), their shared memory, eventfds and rosters.
+//! Not: agents; it never touches one.
+//! U1  a shard that ends without being asked to is started again, until it has done so more than
+//!     `restart_max` times within `restart_window`; then the node stops and says so.
+//! U2  no shard outlives its supervisor: the kernel ends it with its parent.
+//! U3  asked to stop, every shard ends by itself, or is killed after `STOP_WAIT`.
+
+use crate::driver::Doorbells;
+use crate::roster::{Roster, RosterError};
+use crate::seat::{Seat, SeatPlan};
+use crate::control::ShardState;
+use crate::shared::{ShardPlan, Shared, SharedError};
+use command_fds::{CommandFdExt, FdMapping};
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use heronry_engine::{Nanos, ShardId};
+use rustix::event::{EventfdFlags, eventfd};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often the supervisor looks at heartbeats.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// How long a shard may take to stop by itself (U3).
+const STOP_WAIT: Duration = Duration::from_secs(5);
+/// Pause before a restart; the first two within the window come at once.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Whether each shard is a process of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Isolation {
+    /// One process per shard: the default, see DESIGN's reasons.
+    Process,
+    /// One thread per shard in this process: for tests, embedding and comparison.
+    Thread,
+}
+
+/// What the supervisor runs.
+pub struct NodePlan {
+    /// One seat per shard, in the order of their numbers.
+    pub seats: Vec<SeatPlan>,
+    /// Processes or threads.
+    pub isolation: Isolation,
+    /// Bytes of each ring of the mesh.
+    pub ring_bytes: usize,
+    /// The node's Unix listener.
+    pub unix_listener: Option<OwnedFd>,
+    /// A running turn older than this is reported.
+    pub stall: Duration,
+    /// Restarts of one shard within the window before the node gives up (U1).
+    pub restart_max: u32,
+    /// That window.
+    pub restart_window: Duration,
+    /// A shard without a heartbeat for this long is killed and started again.
+    pub hang: Duration,
+}
+
+/// What a shard runs: the composition root's function.
+pub type RunShard = fn(Seat) -> Result<(), ShardError>;
+
+/// Why a shard ended in failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ShardError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// What the supervisor saw, for the operator's log.
+#[derive(Debug)]
+pub enum Notice {
+    /// All shards are up.
+    Ready,
+    /// A shard ended; it starts again after the pause.
+    Ended {
+        /// Which.
+        shard: ShardId,
+        /// How: exit status, signal or panic.
+        how: String,
+        /// When it starts again.
+        pause: Duration,
+    },
+    /// A restarted shard is up again.
+    Back {
+        /// Which.
+        shard: ShardId,
+        /// From its end until it was up.
+        after: Duration,
+    },
+    /// A turn has been running for too long.
+    Stalled {
+        /// Where.
+        shard: ShardId,
+        /// The agent's key.
+        key: String,
+        /// For how long so far.
+        running: Duration,
+    },
+    /// A shard showed no sign of life and was killed.
+    Hung {
+        /// Which.
+        shard: ShardId,
+        /// For how long.
+        silent: Duration,
+    },
+    /// A stop was asked for.
+    Stopping {
+        /// The signal's name.
+        by: &'static str,
+    },
+}
+
+/// Why the node ended in failure.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// Shared memory, eventfds or signals could not be set up.
+    #[error("cannot set up the node's shared memory: {0}")]
+    SetUp(#[from] io::Error),
+    /// The node's shared memory could not be made.
+    #[error(transparent)]
+    Shared(#[from] SharedError),
+    /// A roster could not be made.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// A shard failed before the node was ready; its own message is in the log.
+    #[error("shard {} did not start: {how}", shard.0)]
+    Start {
+        /// Which.
+        shard: ShardId,
+        /// How it ended.
+        how: String,
+    },
+    /// A shard kept ending (U1).
+    #[error(
+        "shard {} ended {count} times within {} s, last: {how}; shards.restart_max allows less",
+        shard.0, window.as_secs()
+    )]
+    Restarts {
+        /// Which.
+        shard: ShardId,
+        /// How often.
+        count: usize,
+        /// Within which time.
+        window: Duration,
+        /// How it ended the last time.
+        how: String,
+    },
+    /// A shard had to be killed at the end (U3).
+    #[error("shard {} did not stop within {} s and was killed", shard.0, STOP_WAIT.as_secs())]
+    Stop {
+        /// Which.
+        shard: ShardId,
+    },
+}
+
+/// Runs a node until SIGINT, SIGTERM or SIGHUP, or until `stop` says so. Returns when every
+/// shard has ended. Nothing is left running on any path out.
+pub fn supervise(
+    plan: NodePlan,
+    run: RunShard,
+    stop: Receiver<()>,
+    notice: &mut dyn FnMut(&Shared, Notice),
+) -> Result<(), SupervisorError> {
+    let mut node = Node::new(plan, run)?;
+    let (signals, listening) = signals()?;
+    let watch = tick(WATCH_EVERY);
+    let outcome = loop {
+        if let Err(error) = node.start_due().and_then(|()| node.reap(notice)) {
+            break Err(error);
+        }
+        node.watch(notice);
+        select! {
+            recv(signals) -> signal => if let Some(by) = signal.ok().and_then(stop_name) {
+                notice(&node.shared, Notice::Stopping { by });
+                break Ok(());
+            },
+            recv(stop) -> _ => break Ok(()),
+            recv(watch) -> _ => {}
+        }
+    };
+    let stopped = node.stop(&signals);
+    listening.close();
+    outcome.and(stopped)
+}
+
+/// Signals arrive on a channel; the handle ends the thread that waits for them.
+fn signals() -> io::Result<(Receiver<i32>, signal_hook::iterator::Handle)> {
+    let mut waiting =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+    let handle = waiting.handle();
+    let (sender, receiver): (Sender<i32>, Receiver<i32>) = bounded(64);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in waiting.forever() {
+            // A full channel already holds enough reasons to look again.
+            let _ = sender.try_send(signal);
+        }
+    })?;
+    Ok((receiver, handle))
+}
+
+fn stop_name(signal: i32) -> Option<&'static str> {
+    match signal {
+        SIGINT => Some("SIGINT"),
+        SIGTERM => Some("SIGTERM"),
+        SIGHUP => Some("SIGHUP"),
+        _ => None,
+    }
+}
+
+struct Node {
+    plan: NodePlan,
+    run: RunShard,
+    shared: Arc<Shared>,
+    eventfds: Vec<OwnedFd>,
+    rosters: Vec<Roster>,
+    posts: Vec<Post>,
+    ready: bool,
+}
+
+/// The supervisor's side of one shard.
+struct Post {
+    life: Life,
+    /// When it ended, each time within the window.
+    ends: Vec<Instant>,
+    /// When it ended, until it is up again.
+    ended_at: Option<Instant>,
+    reported_turn: Nanos,
+}
+
+enum Life {
+    Due { at: Instant },
+    Process { child: Child },
+    Thread { handle: JoinHandle<Result<(), ShardError>> },
+    Over,
+}
+
+impl Node {
+    fn new(plan: NodePlan, run: RunShard) -> Result<Node, SupervisorError> {
+        let shard_count = u16::try_from(plan.seats.len()).map_err(io::Error::other)?;
+        let shared =
+            Shared::create(ShardPlan { shard_count, ring_bytes: plan.ring_bytes })?;
+        let bell = || Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let roster = |seat: &SeatPlan| Roster::create(&format!("heronry-roster-{}", seat.shard.0));
+        let posts = plan.seats.iter().map(|_| Post {
+            life: Life::Due { at: Instant::now() },
+            ends: Vec::new(),
+            ended_at: None,
+            reported_turn: Nanos(0),
+        });
+        Ok(Node {
+            posts: posts.collect(),
+            shared: Arc::new(shared),
+            eventfds: plan.seats.iter().map(|_| bell()).collect::<io::Result<_>>()?,
+            rosters: plan.seats.iter().map(roster).collect::<Result<_, _>>()?,
+            plan,
+            run,
+            ready: false,
+        })
+    }
+
+    /// Starts every shard whose time has come.
+    fn start_due(&mut self) -> Result<(), SupervisorError> {
+        for idx in 0..self.posts.len() {
+            if matches!(self.posts[idx].life, Life::Due { at } if at <= Instant::now()) {
+                let seat = self.seat(idx)?;
+                self.shared.set_state(seat.plan.shard, ShardState::Starting);
+                self.posts[idx].life = self.start(seat)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn seat(&self, idx: usize) -> io::Result<Seat> {
+        let plan = self.plan.seats[idx].clone();
+        let eventfds: io::Result<Vec<OwnedFd>> =
+            self.eventfds.iter().map(OwnedFd::try_clone).collect();
+        Ok(Seat {
+            doorbells: Doorbells { me: plan.shard, eventfds: eventfds? },
+            plan,
+            shared: Arc::clone(&self.shared),
+            roster: self.rosters[idx].fd().try_clone_to_owned()?,
+            unix_listener: self.plan.unix_listener.as_ref().map(OwnedFd::try_clone).transpose()?,
+        })
+    }
+
+    fn start(&self, seat: Seat) -> io::Result<Life> {
+        let name = format!("shard-{}", seat.plan.shard.0);
+        match self.plan.isolation {
+            Isolation::Thread => {
+                let run = self.run;
+                let handle = std::thread::Builder::new().name(name).spawn(move || run(seat))?;
+                Ok(Life::Thread { handle })
+            }
+            Isolation::Process => {
+                let mappings = seat.descriptors()?.into_iter().enumerate().map(|(idx, fd)| {
+                    FdMapping { parent_fd: fd, child_fd: Seat::child_fd(idx) }
+                });
+                let mut command = Command::new("/proc/self/exe");
+                // Its own group: Ctrl-C reaches the supervisor, which stops its shards in order.
+                command.arg("shard").stdin(Stdio::null()).process_group(0);
+                command.fd_mappings(mappings.collect()).map_err(io::Error::other)?;
+                Ok(Life::Process { child: command.spawn()? })
+            }
+        }
+    }
+
+    /// Notes which shards have ended, and when they start again (U1).
+    fn reap(&mut self, notice: &mut dyn FnMut(&Shared, Notice)) -> Result<(), SupervisorError> {
+        for (idx, post) in self.posts.iter_mut().enumerate() {
+            let shard = self.plan.seats[idx].shard;
+            let Some(how) = ended(&mut post.life)? else { continue };
+            self.shared.set_state(shard, ShardState::Down);
+            if !self.ready {
+                post.life = Life::Over;
+                return Err(SupervisorError::Start { shard, how });
+            }
+            ring_all(&self.eventfds);
+            let window = self.plan.restart_window;
+            post.ends.retain(|end| end.elapsed() < window);
+            post.ends.push(Instant::now());
+            let count = post.ends.len();
+            if count > self.plan.restart_max as usize {
+                post.life = Life::Over;
+                return Err(SupervisorError::Restarts { shard, count, window, how });
+            }
+            let pause = if count <= 2 { Duration::ZERO } else { PAUSE };
+            self.shared.block(shard).count_restart();
+            post.life = Life::Due { at: Instant::now() + pause };
+            post.ended_at = Some(Instant::now());
+            notice(&self.shared, Notice::Ended { shard, how, pause });
+        }
+        self.start_due()
+    }
+
+    /// Looks at states, heartbeats and running turns.
+    fn watch(&mut self, notice: &mut dyn FnMut(&Shared, Notice)) {
+        let now = Nanos(heronry_numa::Clock::new(self.plan.seats[0].calibration).now_ns());
+        for (idx, post) in self.posts.iter_mut().enumerate() {
+            let shard = self.plan.seats[idx].shard;
+            let block = self.shared.block(shard);
+            if block.state() != ShardState::Up {
+                continue;
+            }
+            if let Some(ended_at) = post.ended_at.take() {
+                notice(&self.shared, Notice::Back { shard, after: ended_at.elapsed() });
+            }
+            if let Some((started, key)) = block.running() {
+                let running = Duration::from_nanos(now.since(started).0);
+                if running > self.plan.stall && post.reported_turn != started {
+                    post.reported_turn = started;
+                    notice(&self.shared, Notice::Stalled { shard, key, running });
+                }
+            }
+            let silent = Duration::from_nanos(now.since(block.heartbeat()).0);
+            if silent > self.plan.hang
+                && let Life::Process { child, .. } = &mut post.life
+            {
+                notice(&self.shared, Notice::Hung { shard, silent });
+                // Fails only when it has just ended by itself, which `reap` will see.
+                let _ = child.kill();
+            }
+        }
+        let up = |seat: &SeatPlan| self.shared.block(seat.shard).state() == ShardState::Up;
+        if !self.ready && self.plan.seats.iter().all(up) {
+            self.ready = true;
+            notice(&self.shared, Notice::Ready);
+        }
+    }
+
+    /// Asks all shards to stop and waits for them (U3).
+    fn stop(&mut self, signals: &Receiver<i32>) -> Result<(), SupervisorError> {
+        for seat in &self.plan.seats {
+            self.shared.block(seat.shard).request_stop(true);
+        }
+        let deadline = Instant::now() + STOP_WAIT;
+        let mut outcome = Ok(());
+        loop {
+            ring_all(&self.eventfds);
+            let mut alive = None;
+            for (idx, post) in self.posts.iter_mut().enumerate() {
+                if matches!(post.life, Life::Due { .. }) || ended(&mut post.life)?.is_some() {
+                    post.life = Life::Over;
+                } else if !matches!(post.life, Life::Over) {
+                    alive = Some(self.plan.seats[idx].shard);
+                }
+            }
+            let Some(shard) = alive else { return outcome };
+            if Instant::now() >= deadline {
+                outcome = Err(SupervisorError::Stop { shard });
+                self.kill_all();
+            }
+            // A child's end is a signal, so this wakes at once when one ends.
+            let _ = signals.recv_timeout(Duration::from_millis(20));
+        }
+    }
+
+    fn kill_all(&mut self) {
+        for post in &mut self.posts {
+            match &mut post.life {
+                Life::Process { child, .. } => {
+                    // Fails only when it has ended already.
+                    let _ = child.kill();
+                }
+                // A thread cannot be killed; the process is about to end and takes it along.
+                Life::Thread { .. } => post.life = Life::Over,
+                Life::Due { .. } | Life::Over => {}
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    /// An early way out leaves no process behind either.
+    fn drop(&mut self) {
+        for post in &mut self.posts {
+            if let Life::Process { child, .. } = &mut post.life {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// How a shard ended; `None` while it runs.
+fn ended(life: &mut Life) -> io::Result<Option<String>> {
+    match life {
+        Life::Process { child } => Ok(child.try_wait()?.map(describe)),
+        Life::Thread { handle } if handle.is_finished() => {
+            let Life::Thread { handle } = std::mem::replace(life, Life::Over) else {
+                unreachable!("U1: matched just above");
+            };
+            let how = match handle.join() {
+                Ok(Ok(())) => "its thread returned".into(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "its thread panicked".into(),
+            };
+            Ok(Some(how))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (_, Some(signal)) => format!("killed by signal {signal}"),
+        (Some(code), None) => format!("exit status {code}"),
+        (None, None) => "unknown status".into(),
+    }
+}
+
+fn ring_all(eventfds: &[OwnedFd]) {
+    for bell in eventfds {
+        // Full means it is rung already.
+        let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+    }
+}
