@@ -111,6 +111,11 @@ impl PageStore {
         PageStore { frames, frame_refs, nodes: Vec::new(), node_refs }
     }
 
+    /// Ends the store and gives its frames back, with whatever bytes they hold.
+    pub fn into_frames(self) -> &'static mut [u8] {
+        self.frames.as_flattened_mut()
+    }
+
     /// Frames there are.
     pub fn frame_count(&self) -> u32 {
         self.frame_refs.capacity()
