@@ -1,8 +1,9 @@
 //! Shape: how long files, functions and lines are, how a file opens, what it may be called.
 //!
 //! Owns: the bounds of the house style.  Not: formatting, which is rustfmt's.
-//! H1  every Rust file opens with 3 to 12 lines of `//!`.
-//! H2  a file has at most 500 lines before its tests, a function 80, a line 100 characters.
+//! H1  every Rust file opens with 3 to 12 lines of `//!`; the rows of a byte table do not count.
+//! H2  a file has at most 500 lines before its tests, a function 80, a line 100 characters; files
+//!     that are tests may be longer.
 //! H3  a file is named by a noun of the design, so that a reader finds a thing by its name.
 
 use super::Finding;
@@ -30,7 +31,8 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
 }
 
 fn header(source: &Source, findings: &mut Vec<Finding>) {
-    let count = source.lines.iter().take_while(|line| line.starts_with("//!")).count();
+    let opening = source.lines.iter().take_while(|line| line.starts_with("//!"));
+    let count = opening.filter(|line| !line.starts_with("//! |") && *line != "//!").count();
     if !(HEADER_LINES_MIN..=HEADER_LINES_MAX).contains(&count) {
         let what = format!(
             "opens with {count} lines of //!, allowed: {HEADER_LINES_MIN} to {HEADER_LINES_MAX}"
@@ -40,7 +42,7 @@ fn header(source: &Source, findings: &mut Vec<Finding>) {
 }
 
 fn lengths(source: &Source, findings: &mut Vec<Finding>) {
-    if source.body() > FILE_LINES_MAX {
+    if source.body() > FILE_LINES_MAX && !is_test(&source.path) {
         let what = format!("{} lines before its tests, at most {FILE_LINES_MAX}", source.body());
         findings.push(Finding::file(&source.path, what));
     }
@@ -53,6 +55,11 @@ fn lengths(source: &Source, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether the whole file is tests.
+fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.starts_with("tests/") || path.ends_with("/tests.rs")
+}
+
 /// Functions before the tests, measured from `fn` to the closing brace of the same indent.
 fn functions(source: &Source, findings: &mut Vec<Finding>) {
     let code = &source.code[..source.body().min(source.code.len())];
@@ -61,13 +68,10 @@ fn functions(source: &Source, findings: &mut Vec<Finding>) {
         if !declares {
             continue;
         }
-        let indent = line.len() - line.trim_start().len();
-        let close = format!("{}}}", " ".repeat(indent));
+        let indent = indent_of(line);
         let ends = |line: &String| {
-            *line == close
-                || line.trim_end().ends_with(';')
-                    && line.starts_with(&" ".repeat(indent))
-                    && !line.starts_with(&" ".repeat(indent + 1))
+            let text = line.trim();
+            indent_of(line) == indent && (text == "}" || text.ends_with(';'))
         };
         let length = code[start..].iter().position(ends).map_or(1, |lines| lines + 1);
         if length > FUNCTION_LINES_MAX {
@@ -75,6 +79,10 @@ fn functions(source: &Source, findings: &mut Vec<Finding>) {
             findings.push(Finding::line(&source.path, start, what));
         }
     }
+}
+
+fn indent_of(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 fn name(source: &Source, findings: &mut Vec<Finding>) {
