@@ -240,10 +240,16 @@ impl Partition {
         for key in keys {
             let id = key.id(tenant);
             if self.agents.find(id).is_none() {
-                self.lost.insert(id, key.detached());
+                self.lost.insert(id, tenant, key.detached());
             }
         }
         self.counters.lost = self.lost.count() as u64;
+    }
+
+    /// Agents that a next life of this shard must be able to name: the living, and the lost.
+    pub fn known(&self) -> impl Iterator<Item = (TenantId, &AgentKey)> {
+        let living = self.agents.iter().map(|(_, agent)| (agent.tenant, &agent.key));
+        living.chain(self.lost.iter())
     }
 
     /// Checks every invariant of the partition and its store. Panics when one is broken. Cost: the

@@ -10,6 +10,10 @@ pub mod counters;
 pub mod driver;
 pub mod gateway;
 #[cfg(not(loom))]
+pub mod glommio;
+#[cfg(not(loom))]
+mod handles;
+#[cfg(not(loom))]
 pub mod histogram;
 #[cfg(not(loom))]
 pub mod mesh;
@@ -20,13 +24,9 @@ pub mod ring;
 pub mod roster;
 #[cfg(not(loom))]
 pub mod shared;
-pub mod sync;
-#[cfg(not(loom))]
-pub mod glommio;
-#[cfg(not(loom))]
-mod handles;
 #[cfg(not(loom))]
 pub mod sim;
+pub mod sync;
 #[cfg(not(loom))]
 mod timers;
 #[cfg(not(loom))]
@@ -39,13 +39,15 @@ mod envelope;
 #[cfg(not(loom))]
 mod outstanding;
 #[cfg(not(loom))]
+mod peer;
+#[cfg(not(loom))]
 pub mod seat;
 #[cfg(not(loom))]
 pub mod supervisor;
 #[cfg(not(loom))]
-pub mod view;
+pub mod turn;
 #[cfg(not(loom))]
-mod peer;
+pub mod view;
 
 pub use driver::{Completion, Done, Driver, Handle, Op, Token};
 pub use gateway::{Ask, Gateway, NodeView};

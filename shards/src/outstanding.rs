@@ -48,7 +48,8 @@ impl Outstanding {
     }
 
     /// How many wait.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.waiting.len()
     }
 }

@@ -3,7 +3,7 @@
 //! Owns: their keys, by id and in a listing order.  Not: how the shard learned of them.
 //! Z1  a key keeps its place in the listing while it is lost.
 
-use crate::id::AgentId;
+use crate::id::{AgentId, TenantId};
 use crate::key::AgentKey;
 use hashbrown::HashTable;
 
@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 #[derive(Default)]
 pub(super) struct Lost {
     /// In order of insertion; `None` where an agent was created again (Z1).
-    places: Vec<Option<(AgentId, AgentKey)>>,
+    places: Vec<Option<(AgentId, TenantId, AgentKey)>>,
     index: HashTable<u32>,
 }
 
@@ -25,12 +25,12 @@ impl Lost {
     }
 
     /// Adds an agent, unless it is listed already.
-    pub(super) fn insert(&mut self, id: AgentId, key: AgentKey) {
+    pub(super) fn insert(&mut self, id: AgentId, tenant: TenantId, key: AgentKey) {
         if self.place(id).is_some() {
             return;
         }
         let place = self.places.len() as u32;
-        self.places.push(Some((id, key)));
+        self.places.push(Some((id, tenant, key)));
         let places = &self.places;
         self.index.insert_unique(hash(id), place, |place| {
             let listed = places[*place as usize].as_ref();
@@ -60,12 +60,17 @@ impl Lost {
 
     /// The key at a place.
     pub(super) fn key_at(&self, place: u32) -> Option<&AgentKey> {
-        self.places.get(place as usize)?.as_ref().map(|(_, key)| key)
+        self.places.get(place as usize)?.as_ref().map(|(_, _, key)| key)
+    }
+
+    /// Every lost agent.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TenantId, &AgentKey)> {
+        self.places.iter().flatten().map(|(_, tenant, key)| (*tenant, key))
     }
 
     fn place(&self, id: AgentId) -> Option<u32> {
         let is_id = |place: &u32| {
-            self.places[*place as usize].as_ref().is_some_and(|(listed, _)| *listed == id)
+            self.places[*place as usize].as_ref().is_some_and(|(listed, ..)| *listed == id)
         };
         self.index.find(hash(id), is_id).copied()
     }
