@@ -1,0 +1,2 @@
+//! Micro-benchmarks of the codec and the session.
+fn main() {}

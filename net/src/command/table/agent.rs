@@ -1,0 +1,337 @@
+//! Rows of the table: what is asked of agents.
+//!
+//! Owns: the AGENT commands.  Not: their meaning (the engine's verbs) or parsing (`parse.rs`).
+
+use super::{OK, integer, one_of, same, text};
+use crate::command::parse::AgentVerb;
+use crate::command::{Action, Arg, ArgKind, Command, Group, Replies};
+
+const fn row(name: &'static str, verb: AgentVerb, summary: &'static str) -> Command {
+    Command {
+        name,
+        action: Action::Agent(verb),
+        group: Group::Agent,
+        flags: &["write"],
+        since: "0.1.0",
+        complexity: "O(1)",
+        summary,
+        args: &[KEY],
+        reply: OK,
+        errors: &[],
+        example: "",
+        subcommands: &[],
+    }
+}
+
+const KEY: Arg = Arg::new(
+    "key",
+    ArgKind::Key,
+    "`template/name`, or `template/name~branch`: 3 to 255 bytes of visible ASCII, the template \
+     1 to 63.",
+);
+const ACK: Arg = one_of(
+    "ack",
+    &["sealed", "durable"],
+    "The promise of the reply: `sealed` (default) is captured in memory, `durable` is on disk.",
+)
+.after("ACK");
+const VERSION: &str = "A number from 1, or `@label` (label of 1 to 63 bytes).";
+const RANGE: Replies = Replies { resp3: "bulk string.", resp2: "" };
+const VERSION_REPLY: Replies = same("integer: the version that is now the present.");
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        flags: &["write", "denyoom", "fast"],
+        args: &[
+            KEY,
+            integer(
+                "bytes",
+                "0 to 4294967296. Image length, zero-filled past the template's own; 0 keeps that.",
+            )
+            .after("SIZE"),
+        ],
+        reply: VERSION_REPLY,
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOTEMPLATE",
+            "EXISTS",
+            "NOAGENT",
+            "LIMIT",
+            "FULL",
+            "TRYAGAIN",
+        ],
+        example: "> AGENT.CREATE notebook/a SIZE 65536\n(integer) 1",
+        ..row("AGENT.CREATE", AgentVerb::Create, "Makes an agent from its template.")
+    },
+    Command {
+        flags: &["write", "denyoom", "fast"],
+        args: &[
+            KEY,
+            text("payload", "The message: 0 to `net.payload_bytes_max` bytes."),
+            text(
+                "id",
+                "1 to 64 bytes. A retry with the same id gets the first reply and runs no second \
+                 turn.",
+            )
+            .after("ID"),
+            integer(
+                "ms",
+                "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT.",
+            )
+            .after("TIMEOUT"),
+            ACK,
+        ],
+        complexity: "O(1) and the handler's work",
+        reply: Replies {
+            resp3: "bulk string: the handler's reply; null if it gave none.",
+            resp2: "the same; nil.",
+        },
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOTEMPLATE",
+            "NOAGENT",
+            "LOST",
+            "QUARANTINED",
+            "BUSY",
+            "FULL",
+            "LIMIT",
+            "TIMEOUT",
+            "TRYAGAIN",
+            "FAULT",
+            "DROPPED",
+            "NOLOG",
+        ],
+        example: "> AGENT.SEND counter/hits 5\n\"5\"\n> AGENT.SEND counter/hits 1 ID req-1 \
+                  TIMEOUT 1000 ACK sealed\n\"6\"",
+        ..row(
+            "AGENT.SEND",
+            AgentVerb::Send,
+            "Sends a message; the agent handles it in one turn. Makes the agent if there is none.",
+        )
+    },
+    Command {
+        flags: &["readonly", "fast"],
+        args: &[
+            KEY,
+            integer("offset", "0 to 4294967296. First byte."),
+            integer("length", "0 to `net.payload_bytes_max`. Bytes wanted."),
+        ],
+        complexity: "O(L) for L bytes",
+        reply: Replies { resp3: "bulk string, shorter at the image's end.", ..RANGE },
+        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.READ notebook/a 0 5\n\"hello\"",
+        ..row("AGENT.READ", AgentVerb::Read, "Reads bytes of an agent's image.")
+    },
+    Command {
+        flags: &["write", "denyoom"],
+        args: &[
+            KEY,
+            integer("offset", "First byte; offset and length together at most 4294967296."),
+            text("bytes", "What to write: 0 to `net.payload_bytes_max` bytes."),
+            ACK,
+        ],
+        complexity: "O(L) for L bytes",
+        reply: VERSION_REPLY,
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOAGENT",
+            "LOST",
+            "QUARANTINED",
+            "BUSY",
+            "FULL",
+            "LIMIT",
+            "TRYAGAIN",
+            "NOLOG",
+        ],
+        example: "> AGENT.WRITE notebook/a 0 hello\n(integer) 2",
+        ..row(
+            "AGENT.WRITE",
+            AgentVerb::Write,
+            "Overwrites bytes of an agent's image in one turn; grows it past its end.",
+        )
+    },
+    Command {
+        flags: &["write", "fast"],
+        args: &[
+            KEY,
+            text(
+                "label",
+                "1 to 63 bytes of visible ASCII. A label used before moves to the new version.",
+            )
+            .after("LABEL"),
+            ACK,
+        ],
+        reply: VERSION_REPLY,
+        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "BUSY", "LIMIT", "TRYAGAIN", "NOLOG"],
+        example: "> AGENT.CHECKPOINT notebook/a LABEL before\n(integer) 2",
+        ..row(
+            "AGENT.CHECKPOINT",
+            AgentVerb::Checkpoint,
+            "Seals the agent's present as a version that is kept.",
+        )
+    },
+    Command {
+        flags: &["write", "denyoom"],
+        args: &[
+            KEY,
+            Arg::new(
+                "branches",
+                ArgKind::Either(&[
+                    integer("n", "1 to 10000. Number of branches, default 1.").after("COUNT"),
+                    text(
+                        "suffix",
+                        "1 to 63 bytes of visible ASCII without `~`: the branch is \
+                                    `key~suffix`. Numbered when absent.",
+                    )
+                    .after("AS"),
+                ]),
+                "How many, or the name of the one.",
+            )
+            .optional(),
+            text("version", VERSION).after("AT"),
+        ],
+        complexity: "O(N) for N branches, whatever the image's size",
+        reply: same("array of the branches' keys."),
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOAGENT",
+            "LOST",
+            "NOVERSION",
+            "EXISTS",
+            "BUSY",
+            "LIMIT",
+            "FULL",
+            "TRYAGAIN",
+        ],
+        example: "> AGENT.FORK notebook/a COUNT 2 AT @before\n1) \"notebook/a~1\"\n\
+                  2) \"notebook/a~2\"\n> AGENT.FORK notebook/a AS risky\n1) \"notebook/a~risky\"",
+        ..row("AGENT.FORK", AgentVerb::Fork, "Makes branches of an agent that share its image.")
+    },
+    Command {
+        args: &[KEY, text("version", VERSION).after("TO")],
+        complexity: "O(D) for D pages that differ",
+        reply: VERSION_REPLY,
+        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "NOVERSION", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.ROLLBACK notebook/a TO @before\n(integer) 2",
+        ..row(
+            "AGENT.ROLLBACK",
+            AgentVerb::Rollback,
+            "Makes an earlier version the present; the newest checkpoint unless said.",
+        )
+    },
+    Command {
+        flags: &["readonly"],
+        complexity: "O(V) for V kept versions",
+        reply: Replies {
+            resp3: "array of maps, oldest first: `version`, `parent` (null for the first), \
+                    `label` (or null), `checkpoint`, `head`, `sealed_ns` (the node's clock), \
+                    `image_bytes`.",
+            resp2: "array of flat arrays of names and values; booleans are 1 and 0.",
+        },
+        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.VERSIONS notebook/a\n1)  1) \"version\"\n    2) (integer) 1\n...",
+        ..row("AGENT.VERSIONS", AgentVerb::Versions, "Lists the versions that are kept.")
+    },
+    Command {
+        flags: &["readonly"],
+        args: &[
+            KEY,
+            text("from", VERSION),
+            text("to", "The same; the present when absent.").optional(),
+        ],
+        complexity: "O(D) for D pages that differ",
+        reply: same("array of `[start, length]` pairs of integers, in bytes, ascending, merged."),
+        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "NOVERSION", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.DIFF notebook/a @before\n1) 1) (integer) 0\n   2) (integer) 5",
+        ..row("AGENT.DIFF", AgentVerb::Diff, "The byte ranges in which two versions differ.")
+    },
+    Command {
+        complexity: "O(B) for B branches of the parent",
+        reply: same("integer: the version that is now the parent's present."),
+        errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "BUSY", "FULL", "LIMIT", "TRYAGAIN"],
+        example: "> AGENT.COMMIT notebook/a~risky\n(integer) 3",
+        ..row(
+            "AGENT.COMMIT",
+            AgentVerb::Commit,
+            "Replaces the parent by this branch, at once and whole; its other branches end.",
+        )
+    },
+    Command {
+        flags: &["write", "fast"],
+        errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.SUSPEND notebook/a\nOK",
+        ..row("AGENT.SUSPEND", AgentVerb::Suspend, "Stops an agent's turns; its messages wait.")
+    },
+    Command {
+        flags: &["write", "fast"],
+        errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "TRYAGAIN"],
+        example: "> AGENT.RESUME notebook/a\nOK",
+        ..row(
+            "AGENT.RESUME",
+            AgentVerb::Resume,
+            "Lets a suspended or quarantined agent take turns again.",
+        )
+    },
+    Command {
+        complexity: "O(P) for P pages that nothing else uses",
+        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.TERMINATE notebook/a\nOK",
+        ..row("AGENT.TERMINATE", AgentVerb::Terminate, "Ends an agent and frees its memory.")
+    },
+    Command {
+        flags: &["readonly"],
+        complexity: "O(P) for P pages of the image",
+        reply: Replies {
+            resp3: "map: `key`, `id` (32 hex digits), `shard`, `state`, `version`, \
+                    `version_count`, `image_bytes`, `unique_bytes`, `shared_bytes`, \
+                    `mailbox_count`, `turn_count`, `failure_count`, `parent` (or null), \
+                    `branch_count`.",
+            resp2: "flat array of names and values.",
+        },
+        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        example: "> AGENT.INFO notebook/a\n 1) \"key\"\n 2) \"notebook/a\"\n...",
+        ..row("AGENT.INFO", AgentVerb::Info, "Describes an agent.")
+    },
+    Command {
+        flags: &["readonly"],
+        args: &[
+            text("cursor", "0 to begin, then the last reply's cursor.").after("CURSOR"),
+            integer("count", "1 to 10000, default 100. About how many keys to return.")
+                .after("COUNT"),
+            Arg::new("pattern", ArgKind::Pattern, "1 to 255 bytes: a glob over keys.")
+                .after("MATCH"),
+            Arg::new(
+                "lost",
+                ArgKind::Token,
+                "The agents that shards lost when they last restarted, instead of living ones.",
+            )
+            .after("LOST"),
+        ],
+        complexity: "O(C) for COUNT C per call",
+        reply: same(
+            "array of two: the next cursor as a bulk string (`0` at the end), and an array of \
+             keys, which may be empty before the end. As with SCAN, an agent that lives throughout \
+             is listed at least once.",
+        ),
+        errors: &["BADVALUE", "TRYAGAIN"],
+        example: "> AGENT.LIST MATCH notebook/* COUNT 10\n1) \"0\"\n2) 1) \"notebook/a\"",
+        ..row("AGENT.LIST", AgentVerb::List, "Pages through the agents of all shards.")
+    },
+    Command {
+        flags: &["readonly"],
+        args: &[integer("count", "1 to 1000, default 10. How many.").after("COUNT")],
+        complexity: "O(S) for S shards",
+        reply: same(
+            "array of `[key, turns]` pairs, busiest first; `turns` is an estimate that is never \
+             too low. Shards that are restarting are left out.",
+        ),
+        errors: &["BADVALUE", "TRYAGAIN"],
+        example: "> AGENT.HOTTEST COUNT 1\n1) 1) \"counter/hits\"\n   2) (integer) 2",
+        ..row("AGENT.HOTTEST", AgentVerb::Hottest, "The busiest agents of late, of all shards.")
+    },
+];
