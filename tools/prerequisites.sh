@@ -4,7 +4,7 @@
 # Debian package for each missing thing, collected by need().
 missing=()
 
-say() { printf '\033[1m==\033[0m %s\n' "$*" >&2; }
+say() { printf '== %s\n' "$*" >&2; }
 refuse() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # need PACKAGE COMMAND...: PACKAGE is missing unless COMMAND succeeds.
