@@ -3,7 +3,9 @@
 //! Owns: how Heronry's verbs look on a wire, and docs/commands.md.  Not: routing, agents, the
 //! reactor; `shards` calls this crate through its `Gateway` trait.
 
+pub mod client;
 pub mod command;
+pub mod listen;
 pub mod reply;
 pub mod resp;
 pub mod session;
