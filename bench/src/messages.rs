@@ -1,0 +1,165 @@
+//! `messages`: N agents of 64 KiB, each message reads and overwrites 100 bytes of one.
+//!
+//! Owns: the work, in our words and in Redis's, and its preparation.  Not: running it (`peers.rs`).
+//! G1  every contestant does the same bytes of work per request: 100 read, 100 written, on a
+//!     random one of the same number of 64 KiB values; `overwrite` reads nothing and is stricter.
+//! G2  requests are encoded before the clock starts.
+
+use crate::context::Context;
+use crate::link::{Addr, Link};
+use crate::load::Encoded;
+use crate::peers::{self, Shape};
+use crate::report::Report;
+use crate::wire;
+use clap::Args;
+
+/// Size of one agent's image.
+pub const IMAGE_BYTES: u64 = 64 << 10;
+/// Bytes read and written by one message.
+const TEXT_BYTES: usize = 100;
+/// Slots of a notebook that the messages touch; they lie well inside 64 KiB.
+const SLOT_COUNT: usize = 256;
+/// Bytes between two slots.
+const SLOT_BYTES: usize = 128;
+/// Different requests that are encoded beforehand.
+const ENCODED_COUNT: usize = 4096;
+/// Commands in flight while agents are made.
+const PREPARE_DEPTH: usize = 64;
+
+/// Arguments of `messages`, `pipeline` and `peers`.
+#[derive(Clone, Debug, Args)]
+pub struct MessagesArgs {
+    /// Number of agents
+    #[arg(long, default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub agents: u32,
+    /// Microseconds that the spinning node polls before it sleeps
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub spin_us: u32,
+    /// Use the Unix socket instead of TCP (both contestants use TCP in `peers`)
+    #[arg(long)]
+    pub unix: bool,
+}
+
+/// Who does the work, in which words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// `AGENT.SEND notebook/N "set SLOT TEXT"`, which replies the slot's previous text.
+    Send,
+    /// Redis: one `EVALSHA` of a script with GETRANGE and SETRANGE.
+    Script {
+        /// Digest of the script.
+        digest: Vec<u8>,
+    },
+    /// Redis: GETRANGE and SETRANGE in one pipeline; one round trip, not atomic.
+    Pair,
+    /// Redis: SETRANGE alone; reads nothing.
+    Overwrite,
+}
+
+impl Work {
+    /// Replies that one request brings.
+    pub fn replies_per_request(&self) -> u32 {
+        if *self == Work::Pair { 2 } else { 1 }
+    }
+
+    /// Requests in random order over `agents` agents (G2); the same seed for every contestant.
+    pub fn encode(&self, agents: u32) -> Encoded {
+        let mut random = fastrand::Rng::with_seed(2);
+        Encoded::new(ENCODED_COUNT, |n, out| {
+            let agent = random.u32(0..agents);
+            let slot = random.usize(0..SLOT_COUNT);
+            let text = [b'a' + (n % 26) as u8; TEXT_BYTES];
+            let offset = (slot * SLOT_BYTES).to_string();
+            let key = format!("value:{agent}");
+            let (key, offset) = (key.as_bytes(), offset.as_bytes());
+            match self {
+                Work::Send => {
+                    let key = format!("notebook/{agent}");
+                    let mut payload = format!("set {slot} ").into_bytes();
+                    payload.extend_from_slice(&text);
+                    wire::command(out, &[b"AGENT.SEND", key.as_bytes(), &payload]);
+                }
+                Work::Script { digest } => {
+                    wire::command(out, &[b"EVALSHA", digest, b"1", key, offset, &text]);
+                }
+                Work::Pair => {
+                    let end = (slot * SLOT_BYTES + TEXT_BYTES - 1).to_string();
+                    wire::command(out, &[b"GETRANGE", key, offset, end.as_bytes()]);
+                    wire::command(out, &[b"SETRANGE", key, offset, &text]);
+                }
+                Work::Overwrite => wire::command(out, &[b"SETRANGE", key, offset, &text]),
+            }
+        })
+    }
+}
+
+/// Makes the agents on a node.
+pub fn prepare_node(addr: &Addr, agents: u32) -> anyhow::Result<()> {
+    let size = IMAGE_BYTES.to_string();
+    prepare(addr, agents, |n, out| {
+        let key = format!("notebook/{n}");
+        wire::command(out, &[b"AGENT.CREATE", key.as_bytes(), b"SIZE", size.as_bytes()]);
+    })
+}
+
+/// Makes the values on Redis.
+pub fn prepare_redis(addr: &Addr, agents: u32) -> anyhow::Result<()> {
+    let last = (IMAGE_BYTES - 1).to_string();
+    prepare(addr, agents, |n, out| {
+        let key = format!("value:{n}");
+        wire::command(out, &[b"SETRANGE", key.as_bytes(), last.as_bytes(), b"."]);
+    })
+}
+
+fn prepare(
+    addr: &Addr,
+    count: u32,
+    mut encode: impl FnMut(u32, &mut Vec<u8>),
+) -> anyhow::Result<()> {
+    let mut link = Link::connect(addr)?;
+    let mut made = 0;
+    while made < count {
+        let batch = (count - made).min(PREPARE_DEPTH as u32);
+        (made..made + batch).for_each(|n| encode(n, link.output()));
+        for _ in 0..batch {
+            link.wait_reply()?;
+        }
+        made += batch;
+    }
+    Ok(())
+}
+
+/// Runs `messages`: 1 and 32 connections, parked and spinning.
+pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
+    let shapes = [Shape { connections: 1, depth: 1 }, Shape { connections: 32, depth: 1 }];
+    peers::measure(context, args, "messages", &shapes, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Requests;
+
+    #[test]
+    fn g1_every_contestant_encodes_whole_commands_of_the_same_payload() {
+        let digest = vec![b'd'; 40];
+        for work in [Work::Send, Work::Script { digest }, Work::Pair, Work::Overwrite] {
+            let mut requests = work.encode(10);
+            let mut out = Vec::new();
+            for _ in 0..ENCODED_COUNT + 1 {
+                out.clear();
+                requests.append(0, &mut out);
+                let mut commands = 0;
+                let mut at = 0;
+                while at < out.len() {
+                    let extent = wire::extent(&out[at..]).expect("RESP").expect("whole");
+                    at += extent.len_bytes;
+                    commands += 1;
+                }
+                assert_eq!(commands, work.replies_per_request());
+                assert!(out.windows(TEXT_BYTES).any(|w| w.iter().all(|b| *b == w[0])));
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `peers`: the same work on our node and on Redis, one core for the server, one for the client.
+//!
+//! Owns: who takes part, the order of runs, the ratios.  Not: the work itself (`messages.rs`).
+//! F1  runs interleave: ours, theirs, ours, theirs; a ratio is taken inside one round.
+//! F2  the ratio that counts is against Redis's best way of doing the same work.
+
+use crate::context::{self, Context};
+use crate::link::Addr;
+use crate::load::{self, Plan};
+use crate::messages::{self, MessagesArgs, Work};
+use crate::node::{Node, NodePlan};
+use crate::redis::{self, Redis};
+use crate::report::{Better, Latency, Report, ratios};
+use crate::{pipeline, sys};
+
+/// Connections and unanswered requests per connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Connections.
+    pub connections: usize,
+    /// Depth of each one's pipeline.
+    pub depth: usize,
+}
+
+impl Shape {
+    /// The part of a figure's name that says the shape.
+    pub fn name(&self) -> String {
+        format!("{}x{}", self.connections, self.depth)
+    }
+}
+
+/// One side of the comparison, ready to be measured.
+struct Contestant {
+    name: &'static str,
+    addr: Addr,
+    work: Work,
+    /// Does the same work as ours, so it counts for F2.
+    equal: bool,
+}
+
+/// What one contestant gave, round by round.
+#[derive(Default)]
+struct Rounds {
+    per_second: Vec<f64>,
+    p50_us: Vec<f64>,
+    p99_us: Vec<f64>,
+    latency: Latency,
+}
+
+/// Runs `peers`: the shapes of `messages` and of `pipeline`, with Redis.
+pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
+    let one = Shape { connections: 1, depth: 1 };
+    let many = Shape { connections: 32, depth: 1 };
+    measure(context, args, "peers", &[one, many, pipeline::SHAPE], true)
+}
+
+/// Measures `shapes`, each in `context.repeat` interleaved rounds (F1).
+pub fn measure(
+    context: &Context,
+    args: &MessagesArgs,
+    scenario: &str,
+    shapes: &[Shape],
+    with_redis: bool,
+) -> anyhow::Result<Report> {
+    let mut report = Report::new(scenario);
+    report.note(context.pinning());
+    let parked = Node::start(context, &NodePlan::single(context).with("shards.spin_us=0"))?;
+    let spin = format!("shards.spin_us={}", args.spin_us);
+    let spinning = Node::start(context, &NodePlan::single(context).with(&spin))?;
+    let redis = if with_redis { Redis::start(context, context.cores.server)? } else { None };
+    let mut contestants = Vec::new();
+    for (name, node) in [("heronry", &parked), ("heronry-spin", &spinning)] {
+        messages::prepare_node(&node.addr(), args.agents)?;
+        let addr = if args.unix && !with_redis { node.unix() } else { node.addr() };
+        contestants.push(Contestant { name, addr, work: Work::Send, equal: false });
+    }
+    match &redis {
+        Some(redis) => contestants.extend(redis_contestants(redis, args, &mut report)?),
+        None if with_redis => report.note(redis::ABSENT),
+        None => {}
+    }
+    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let steps = shapes.len() * contestants.len() * context.repeat;
+    let bar = context.progress(scenario, steps as u64);
+    for shape in shapes {
+        let mut rounds: Vec<Rounds> = contestants.iter().map(|_| Rounds::default()).collect();
+        for _ in 0..context.repeat {
+            for (contestant, rounds) in contestants.iter().zip(&mut rounds) {
+                context::check_interrupt()?;
+                bar.set_message(format!("{} {}", contestant.name, shape.name()));
+                one_round(context, args, contestant, *shape, rounds)?;
+                bar.inc(1);
+            }
+        }
+        publish(&mut report, *shape, &contestants, &rounds);
+    }
+    bar.finish_and_clear();
+    drop(redis);
+    parked.stop()?;
+    spinning.stop()?;
+    Ok(report)
+}
+
+fn redis_contestants(
+    redis: &Redis,
+    args: &MessagesArgs,
+    report: &mut Report,
+) -> anyhow::Result<Vec<Contestant>> {
+    messages::prepare_redis(&redis.addr(), args.agents)?;
+    report.note(format!(
+        "redis {}, no persistence. script: EVALSHA of GETRANGE + SETRANGE; pair: both in one \
+         pipeline, not atomic; overwrite: SETRANGE alone, reads nothing",
+        redis.version()
+    ));
+    let script = Work::Script { digest: redis.load_script()? };
+    let contestant = |name, work, equal| Contestant { name, addr: redis.addr(), work, equal };
+    Ok(vec![
+        contestant("redis-script", script, true),
+        contestant("redis-pair", Work::Pair, true),
+        contestant("redis-overwrite", Work::Overwrite, false),
+    ])
+}
+
+fn one_round(
+    context: &Context,
+    args: &MessagesArgs,
+    contestant: &Contestant,
+    shape: Shape,
+    rounds: &mut Rounds,
+) -> anyhow::Result<()> {
+    let addr = contestant.addr.clone();
+    let mut plan = Plan::closed(addr, shape.connections, shape.depth, context.seconds);
+    plan.replies_per_request = contestant.work.replies_per_request();
+    let mut requests = contestant.work.encode(args.agents);
+    let outcome = load::run(&plan, &mut requests)?.flawless()?;
+    context::check_interrupt()?;
+    rounds.per_second.push(outcome.per_second());
+    rounds.p50_us.push(outcome.latency.us_at(50.0));
+    rounds.p99_us.push(outcome.latency.us_at(99.0));
+    rounds.latency.add(&outcome.latency);
+    Ok(())
+}
+
+fn publish(report: &mut Report, shape: Shape, contestants: &[Contestant], rounds: &[Rounds]) {
+    let shape_name = shape.name();
+    for (contestant, rounds) in contestants.iter().zip(rounds) {
+        let name = |what: &str| format!("{shape_name}/{}/{what}", contestant.name);
+        report.figure(&name("rate"), "ops/s", Better::Higher, rounds.per_second.clone());
+        report.figure(&name("p50"), "us", Better::Lower, rounds.p50_us.clone());
+        report.figure(&name("p99"), "us", Better::Lower, rounds.p99_us.clone());
+        report.curves.push(rounds.latency.curve(format!("{shape_name}/{}", contestant.name)));
+    }
+    let equals: Vec<&Rounds> =
+        contestants.iter().zip(rounds).filter(|(c, _)| c.equal).map(|(_, r)| r).collect();
+    if equals.is_empty() {
+        return;
+    }
+    let best_rate = best(&equals, |r| &r.per_second, f64::max);
+    let best_p50 = best(&equals, |r| &r.p50_us, f64::min);
+    for (contestant, rounds) in contestants.iter().zip(rounds).filter(|(c, _)| c.work == Work::Send)
+    {
+        let name = |what: &str| format!("{shape_name}/{}:redis/{what}", contestant.name);
+        let rate = ratios(&rounds.per_second, &best_rate);
+        report.figure(&name("rate"), "x", Better::Higher, rate);
+        report.figure(&name("p50"), "x", Better::Lower, ratios(&rounds.p50_us, &best_p50));
+    }
+    if let Some(at) = contestants.iter().position(|c| c.work == Work::Overwrite) {
+        let name = format!("{shape_name}/heronry:redis-overwrite/rate");
+        let rate = ratios(&rounds[0].per_second, &rounds[at].per_second);
+        report.figure(&name, "x", Better::Higher, rate);
+    }
+}
+
+/// Round by round, the best of several contestants (F2).
+fn best(
+    equals: &[&Rounds],
+    values: impl Fn(&Rounds) -> &Vec<f64>,
+    pick: fn(f64, f64) -> f64,
+) -> Vec<f64> {
+    let count = equals.iter().map(|rounds| values(rounds).len()).min().unwrap_or(0);
+    let round = |n: usize| equals.iter().map(|rounds| values(rounds)[n]).reduce(pick);
+    (0..count).map(|n| round(n).unwrap_or(0.0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f2_the_best_peer_of_each_round_counts() {
+        let fast = Rounds { per_second: vec![3.0, 1.0], ..Rounds::default() };
+        let slow = Rounds { per_second: vec![2.0, 5.0], ..Rounds::default() };
+        assert_eq!(best(&[&fast, &slow], |r| &r.per_second, f64::max), vec![3.0, 5.0]);
+    }
+}

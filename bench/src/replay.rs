@@ -1,0 +1,168 @@
+//! `replay`: recorded traces as agents on a real node, every turn sealed, every image verified.
+//!
+//! Owns: arguments, the phases of a replay, its report.  Not: formats and driving (`replay/`).
+//! V1  a replay ends with `verified: all images` or fails; there is no third way.
+//! V2  latency is taken open loop, at half the rate that the same trace reached just before.
+
+pub mod azure;
+pub mod drive;
+pub mod mooncake;
+pub mod script;
+pub mod tau_bench;
+pub mod verify;
+
+use crate::context::Context;
+use crate::node::{Node, NodePlan};
+use crate::report::{Better, Report};
+use azure::{Azure, Zipf};
+use clap::{Args, ValueEnum};
+use drive::{Driven, Pace};
+use mooncake::Mooncake;
+use script::{Script, TraceError};
+use std::path::PathBuf;
+use tau_bench::TauBench;
+use verify::Verified;
+
+/// Formats of traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// JSON lines with timestamp and hash_ids
+    Mooncake,
+    /// CSV with TIMESTAMP, ContextTokens, GeneratedTokens
+    Azure,
+    /// JSON array of recorded conversations with tool calls
+    TauBench,
+}
+
+/// Arguments of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// The trace file
+    #[arg(long)]
+    pub trace: PathBuf,
+    /// Its format
+    #[arg(long)]
+    pub format: Format,
+    /// Replay at this many times the recorded pace; 0 is as fast as possible, then at half that
+    #[arg(long, default_value_t = 0.0)]
+    pub speed: f64,
+    /// Play the trace this many times, each pass with agents of its own; 0 chooses a few seconds
+    #[arg(long, default_value_t = 0)]
+    pub repeat_trace: usize,
+    /// Shards of the node; 0 is one per allowed CPU
+    #[arg(long, default_value_t = 0)]
+    pub shards: u16,
+    /// Connections
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub connections: u16,
+    /// Turns in flight when going as fast as possible
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub flying: u32,
+    /// Azure: agents per pass
+    #[arg(long, default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub agents: u32,
+    /// Azure: exponent of the Zipf law
+    #[arg(long, default_value_t = 1.0)]
+    pub zipf: f64,
+    /// Azure: seed of the choice of agents
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// More settings of the node, key=value
+    #[arg(long)]
+    pub set: Vec<String>,
+}
+
+/// One phase's result.
+struct Phase {
+    driven: Driven,
+    verified: Verified,
+    agent_count: usize,
+    fork_count: usize,
+    arena_bytes: u64,
+}
+
+/// Runs `replay`. The error of a mismatch comes after the report has its figures.
+pub fn run(context: &Context, args: &ReplayArgs) -> anyhow::Result<(Report, Vec<String>)> {
+    anyhow::ensure!(args.speed >= 0.0, "--speed is {}; allowed: 0 or more", args.speed);
+    let mut report = Report::new("replay");
+    report.note(format!("trace {}", args.trace.display()));
+    let text = std::fs::read_to_string(&args.trace)
+        .map_err(|error| TraceError::Read { path: args.trace.clone(), error })?;
+    let mut lines = Vec::new();
+    if args.speed > 0.0 {
+        let pace = Pace::Recorded { speed: args.speed };
+        let phase = phase(context, args, &text, pace)?;
+        publish(&mut report, &format!("speed-{}", args.speed), &phase);
+        lines.push(phase.verified.line());
+        return Ok((report, lines));
+    }
+    let fast = phase(context, args, &text, Pace::Flying { turn_count: args.flying as usize })?;
+    let rate = fast.driven.turn_count as f64 / fast.driven.seconds;
+    publish(&mut report, "fast", &fast);
+    lines.push(fast.verified.line());
+    drop(fast);
+    let half = phase(context, args, &text, Pace::Even { per_second: rate / 2.0 })?;
+    publish(&mut report, "half", &half);
+    lines.push(half.verified.line());
+    lines.dedup();
+    Ok((report, lines))
+}
+
+/// Whether a line of [`run`] tells of a mismatch (V1).
+pub fn is_mismatch(line: &str) -> bool {
+    !line.starts_with("verified:")
+}
+
+fn phase(context: &Context, args: &ReplayArgs, text: &str, pace: Pace) -> anyhow::Result<Phase> {
+    let shards = if args.shards == 0 { context.cores.all.len() as u16 } else { args.shards };
+    let plan = NodePlan { shards, cpus: context.cores.all.clone(), set: args.set.clone() };
+    let node = Node::start(context, &plan)?;
+    let mut script = parse(args, text, node.shard_count())?;
+    let turn_count = script.turns().len() as u64;
+    let bar = context.progress("replay", turn_count);
+    let connections = usize::from(args.connections);
+    let driven =
+        drive::drive(&node.addr(), connections, &mut *script, pace, &mut |n| bar.set_position(n))?;
+    bar.finish_and_clear();
+    let bar = context.progress("verify", script.agent_count() as u64);
+    let verified = verify::verify(&node.addr(), &*script, &mut |n| bar.set_position(n))?;
+    bar.finish_and_clear();
+    let arena_bytes = crate::create::frames_used(&node)? * crate::create::PAGE_BYTES;
+    let (agent_count, fork_count) = (script.agent_count(), script.fork_count());
+    node.stop()?;
+    Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes })
+}
+
+fn parse(args: &ReplayArgs, text: &str, shards: u16) -> Result<Box<dyn Script>, TraceError> {
+    let repeat = |few: usize| if args.repeat_trace == 0 { few } else { args.repeat_trace };
+    Ok(match args.format {
+        Format::Mooncake => Box::new(Mooncake::parse(text, repeat(10))?),
+        Format::Azure => {
+            let zipf =
+                Zipf { agent_count: args.agents as usize, exponent: args.zipf, seed: args.seed };
+            Box::new(Azure::parse(text, repeat(5), zipf)?)
+        }
+        Format::TauBench => Box::new(TauBench::parse(text, repeat(60), shards)?),
+    })
+}
+
+fn publish(report: &mut Report, name: &str, phase: &Phase) {
+    let driven = &phase.driven;
+    let seconds = driven.seconds.max(1e-9);
+    let count = |report: &mut Report, what: &str, unit: &str, value: f64| {
+        report.single(&format!("{name}/{what}"), unit, Better::Neither, value);
+    };
+    let rate = driven.turn_count as f64 / seconds;
+    report.single(&format!("{name}/rate"), "turns/s", Better::Higher, rate);
+    count(report, "turns", "turns", driven.turn_count as f64);
+    count(report, "commands", "commands/s", driven.command_count as f64 / seconds);
+    report.latency(&format!("{name}/turn"), &driven.latency);
+    count(report, "agents", "agents", phase.agent_count as f64);
+    count(report, "forks", "forks", phase.fork_count as f64);
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    count(report, "images", "MB", mb(phase.verified.bytes));
+    count(report, "unique", "MB", mb(phase.verified.unique_bytes));
+    count(report, "shared", "MB", mb(phase.verified.shared_bytes));
+    count(report, "arena", "MB", mb(phase.arena_bytes));
+}
