@@ -1,0 +1,274 @@
+//! `heronry up`: a node put together from config, host, shared memory and shards.
+//!
+//! Owns: the choices that a zero in the config leaves open (shards, arenas, descriptors), the
+//! data folder's lock, the lines that tell the operator what happens.
+//! Not: what a shard runs (`serve.rs`), watching shards (`shards`' supervisor).
+//! O1  a port, a socket or a data folder that somebody else uses is refused before any shard
+//!     starts, and nothing is left behind.
+
+mod serve;
+
+use crate::cli::{Global, UpOptions};
+use crate::output::Output;
+use crate::{config, demo};
+use anyhow::{Context, Result, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use heronry_engine::behaviour::Behaviour;
+use heronry_engine::config::{Config, Isolation};
+use heronry_engine::{ShardId, template};
+use heronry_net::listen;
+use heronry_numa::{Calibration, Host};
+use heronry_shards::seat::{Seat, SeatPlan};
+use heronry_shards::supervisor::{self, NodePlan, Notice};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Part of memory that all arenas together may use when the config does not say.
+const ARENAS_PERCENT: u64 = 60;
+/// Descriptors of a shard that are no connections.
+const OWN_FILES: u64 = 128;
+/// A shard without a heartbeat for this long is taken for hung.
+const HANG: Duration = Duration::from_secs(10);
+
+/// Templates beside the built-in ones.
+static EXTRA_TEMPLATES: OnceLock<&'static [&'static dyn Behaviour]> = OnceLock::new();
+
+/// Adds native templates to every node of this program; for programs that embed Heronry. Call
+/// once, before [`crate::run`], in every process: a shard process is the same program.
+pub fn add_templates(templates: &'static [&'static dyn Behaviour]) {
+    assert!(EXTRA_TEMPLATES.set(templates).is_ok(), "templates are added once");
+}
+
+/// All templates of this program.
+fn templates() -> Vec<&'static dyn Behaviour> {
+    let extra = EXTRA_TEMPLATES.get().copied().unwrap_or_default();
+    template::built_in().into_iter().chain(extra.iter().copied()).collect()
+}
+
+/// Runs a node until Ctrl-C; with `--demo` until the demo is over.
+pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
+    let config = config::of_node(&options)?;
+    let ground = Ground::take(&config)?;
+    let (plan, tcp) = plan(&config, &ground)?;
+    let shard_count = plan.seats.len();
+    let (stop, stopped) = bounded(1);
+    let ready =
+        format!("ready: tcp {tcp} unix {} shards {shard_count}", ground.unix_socket.display());
+    let mut demo = options.demo.then(|| Demo::new(global, &ground, output, stop.clone()));
+    let outcome = supervisor::supervise(plan, serve::run_boxed, stopped, &mut |_, notice| {
+        if matches!(notice, Notice::Ready) {
+            greet(&ready, tcp, &ground, options.demo);
+            if let Some(demo) = &mut demo {
+                demo.begin();
+            }
+        } else {
+            eprintln!("heronry: {}", line(&notice));
+        }
+    });
+    // A demo that was cut off by Ctrl-C is no failure of the demo.
+    let shown = demo.map_or(Ok(()), Demo::end);
+    outcome?;
+    if !options.demo {
+        eprintln!("heronry: stopped");
+    }
+    shown
+}
+
+/// The role of a shard process: takes the seat that the supervisor left, and serves.
+pub fn shard() -> Result<()> {
+    // The kernel ends this process with its supervisor, however that ends.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let seat = Seat::inherit()?;
+    let shard = seat.plan.shard;
+    serve::run(seat).with_context(|| format!("shard {}", shard.0))
+}
+
+fn greet(ready: &str, tcp: SocketAddr, ground: &Ground, demo: bool) {
+    if demo {
+        return;
+    }
+    println!("{ready}");
+    eprintln!("heronry: talk to it with: redis-cli -p {} AGENT.CREATE notebook/a", tcp.port());
+    eprintln!("heronry: or:              redis-cli -s {} PING", ground.unix_socket.display());
+    eprintln!("heronry: watch it with:   heronry top; stop it with Ctrl-C");
+    // A reader of the pipe may be gone; the node serves all the same.
+    let _ = std::io::stdout().flush();
+}
+
+fn line(notice: &Notice) -> String {
+    let ms = |span: &Duration| span.as_millis();
+    match notice {
+        Notice::Ready => "ready".into(),
+        Notice::Ended { shard, how, pause } => format!(
+            "shard {} ended ({how}); starting it again in {} ms; its agents' memory is gone, \
+             AGENT.LIST LOST names them",
+            shard.0,
+            ms(pause)
+        ),
+        Notice::Back { shard, after } => format!("shard {} is up after {} ms", shard.0, ms(after)),
+        Notice::Stalled { shard, key, running } => {
+            format!("shard {}: a turn of {key} has been running for {} ms", shard.0, ms(running))
+        }
+        Notice::Hung { shard, silent } => {
+            format!("shard {} has been silent for {} ms; killing it", shard.0, ms(silent))
+        }
+        Notice::Stopping { by } => format!("stopping ({by})"),
+    }
+}
+
+/// What a node takes on the host before it starts; given back when dropped (O1).
+struct Ground {
+    unix_socket: PathBuf,
+    _lock: File,
+}
+
+impl Ground {
+    fn take(config: &Config) -> Result<Ground> {
+        let data_dir = config::data_dir(config);
+        std::fs::create_dir_all(&data_dir)
+            .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+        let lock = lock(&data_dir)?;
+        Ok(Ground { unix_socket: config::unix_socket(config), _lock: lock })
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.unix_socket);
+    }
+}
+
+/// One node per data folder.
+fn lock(data_dir: &Path) -> Result<File> {
+    let path = data_dir.join("lock");
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+            bail!(
+                "the data folder {} belongs to a running node (process {}); stop that one, or \
+                 choose another folder with --data",
+                data_dir.display(),
+                pid.trim()
+            );
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+/// The plan of the node and its TCP address.
+fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr)> {
+    let host = Host::discover().context("cannot read the host's topology")?;
+    let shard_count = match config.shards.count {
+        0 => host.shard_count_default(),
+        count => count,
+    };
+    raise_open_files();
+    let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
+    let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
+    let unix_listener = listen::listen_unix(&ground.unix_socket)?;
+    let calibration = Calibration::measure();
+    let places = host.plan_shards(shard_count, config.shards.pin);
+    let arena_bytes = match config.shards.arena_bytes {
+        0 => host.memory_bytes() / 100 * ARENAS_PERCENT / u64::from(shard_count),
+        bytes => bytes,
+    };
+    let compiled = config.to_bytes();
+    let seats = places.iter().map(|place| SeatPlan {
+        shard: ShardId(place.shard),
+        shard_count,
+        cpu: place.cpu,
+        numa_node: place.node.filter(|_| host.nodes().len() > 1),
+        tcp: Some(tcp),
+        unix: true,
+        arena_bytes,
+        calibration,
+        config: compiled.clone(),
+    });
+    let plan = NodePlan {
+        seats: seats.collect(),
+        isolation: match config.shards.isolation {
+            Isolation::Process => supervisor::Isolation::Process,
+            Isolation::Thread => supervisor::Isolation::Thread,
+        },
+        ring_bytes: usize::try_from(config.shards.ring_bytes)?,
+        unix_listener: Some(unix_listener),
+        stall: Duration::from_millis(u64::from(config.shards.stall_ms)),
+        restart_max: config.shards.restart_max,
+        restart_window: Duration::from_millis(u64::from(config.shards.restart_window_ms)),
+        hang: HANG,
+    };
+    Ok((plan, tcp))
+}
+
+/// Raises the soft limit on open files to the hard one; shards inherit it.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Not being allowed to is no error: the connections that fit are served.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Most connections of one shard: what the config says, or what open files allow.
+fn connections_max(config: &Config) -> u32 {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::from(u32::MAX));
+    let room = u32::try_from(files.saturating_sub(OWN_FILES).max(1)).unwrap_or(u32::MAX);
+    match config.net.connections_max {
+        0 => room,
+        count => count.min(room),
+    }
+}
+
+/// The demo beside a running node: a client thread of the supervisor's process.
+struct Demo {
+    global: Global,
+    output: Output,
+    stop: Sender<()>,
+    outcome: (Sender<Result<()>>, Receiver<Result<()>>),
+    begun: bool,
+}
+
+impl Demo {
+    fn new(global: &Global, ground: &Ground, output: Output, stop: Sender<()>) -> Demo {
+        let mut global = global.clone();
+        global.connect = Some(crate::address::Address::Unix(ground.unix_socket.clone()));
+        Demo { global, output, stop, outcome: bounded(1), begun: false }
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        let (global, output, stop) = (self.global.clone(), self.output, self.stop.clone());
+        let tell = self.outcome.0.clone();
+        std::thread::spawn(move || {
+            let outcome = demo::run(&global, output);
+            // Nobody waits any more after Ctrl-C.
+            let _ = tell.try_send(outcome);
+            let _ = stop.try_send(());
+        });
+    }
+
+    fn end(self) -> Result<()> {
+        match self.outcome.1.try_recv() {
+            Ok(outcome) => outcome,
+            Err(_) if self.begun => bail!("the demo was interrupted"),
+            Err(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One shard of a node, from its seat to its last answer.
+//!
+//! Owns: pinning, the arena, which driver and gateway a shard gets, its words to the operator.
+//! Not: the loop (`shards`), what agents do (`engine`).
+
+use super::{connections_max, templates};
+use anyhow::{Context, Result};
+use heronry_engine::config::{Config, Isolation, Runtime};
+use heronry_engine::{Nanos, PageStore, Partition, PartitionConfig};
+use heronry_net::{Resp, RespConfig, listen};
+use heronry_numa::{Arena, ArenaPlan, Clock, Host, pin};
+use heronry_shards::Driver;
+use heronry_shards::glommio::{Glommio, run_on_glommio};
+use heronry_shards::roster::Roster;
+use heronry_shards::seat::{Seat, SeatPlan};
+use heronry_shards::shared::Shared;
+use heronry_shards::supervisor::ShardError;
+use heronry_shards::turn::{LoopPlan, Parts, Shard};
+use heronry_shards::uring::{Uring, UringConfig, block_on};
+use heronry_shards::view::NodeFacts;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Least bytes of an arena that a shard starts with.
+const ARENA_BYTES_MIN: u64 = 16 << 20;
+
+/// As [`run`], with the error in the supervisor's type.
+pub(super) fn run_boxed(seat: Seat) -> Result<(), ShardError> {
+    run(seat).map_err(|error| ShardError(error.into()))
+}
+
+/// Serves on a seat until the node stops.
+pub(super) fn run(seat: Seat) -> Result<()> {
+    let Seat { plan, shared, doorbells, roster, unix_listener } = seat;
+    let config = Config::from_bytes(&plan.config).context("the compiled config")?;
+    let clock = Clock::new(plan.calibration);
+    let cpu = place(&plan, &shared);
+    quiet_turns(&config);
+    let outfit =
+        Outfit { listeners: listeners(&plan, unix_listener)?, plan, config, shared, roster };
+    match outfit.config.shards.runtime {
+        Runtime::Uring => {
+            let spin = outfit.config.shards.spin_us > 0;
+            let driver =
+                Uring::new(UringConfig { cpu, spin, ..UringConfig::new(doorbells) }, clock)?;
+            let mut shard = outfit.shard(driver)?;
+            block_on(shard.run());
+            Ok(())
+        }
+        Runtime::Glommio => run_on_glommio(cpu, move || async move {
+            let driver = Glommio::new(doorbells, clock)?;
+            outfit.shard(driver)?.run().await;
+            Ok(())
+        })?,
+    }
+}
+
+/// Everything of a shard but its driver.
+struct Outfit {
+    plan: SeatPlan,
+    config: Config,
+    shared: Arc<Shared>,
+    roster: OwnedFd,
+    listeners: Vec<OwnedFd>,
+}
+
+impl Outfit {
+    fn shard<D: Driver>(self, mut driver: D) -> Result<Shard<D, Resp>> {
+        let Outfit { plan, config, shared, roster, listeners } = self;
+        let (roster, reading) = Roster::attach(roster).context("the roster")?;
+        let mut partition =
+            Partition::new(settings(&plan, &config)?, arena(&plan, &config)?, templates());
+        let lost_count = reading.living.len();
+        for (tenant, key) in reading.living {
+            partition.lose(std::iter::once(key), tenant);
+        }
+        if lost_count > 0 {
+            report(format_args!(
+                "shard {} starts again without {lost_count} agents that it lost; AGENT.LIST LOST \
+                 names them, AGENT.CREATE starts each anew",
+                plan.shard.0
+            ));
+        }
+        let handles = listeners.into_iter().map(|listener| driver.adopt(listener)).collect();
+        let facts = facts(&config, driver.name());
+        Ok(Shard::new(
+            plan.shard,
+            Parts {
+                gateway: gateway(&plan, &config)?,
+                driver,
+                partition,
+                shared,
+                roster,
+                listeners: handles,
+                facts,
+                plan: LoopPlan {
+                    spin: Nanos::from_us(u64::from(config.shards.spin_us)),
+                    stall: Nanos::from_ms(u64::from(config.shards.stall_ms)),
+                    connections_max: connections_max(&config),
+                    report,
+                },
+            },
+        ))
+    }
+}
+
+/// Pins the shard and says so in its block; unpinned is slower, not wrong.
+fn place(plan: &SeatPlan, shared: &Shared) -> Option<usize> {
+    let block = shared.block(plan.shard);
+    block.set_pid(std::process::id());
+    let cpu = plan.cpu.and_then(|cpu| match pin::pin(cpu) {
+        Ok(pinned) => Some(pinned.cpu()),
+        Err(error) => {
+            report(format_args!("shard {} runs unpinned: {error}", plan.shard.0));
+            None
+        }
+    });
+    block.set_cpu(cpu);
+    cpu.map(|cpu| cpu as usize)
+}
+
+fn listeners(plan: &SeatPlan, unix: Option<OwnedFd>) -> Result<Vec<OwnedFd>> {
+    let tcp = plan.tcp.map(listen::listen_tcp).transpose()?;
+    Ok(tcp.into_iter().chain(unix).collect())
+}
+
+fn arena(plan: &SeatPlan, config: &Config) -> Result<PageStore> {
+    let host = plan.numa_node.map(|_| Host::discover()).transpose()?;
+    let bytes = match config.shards.arena_bytes {
+        // A chosen size is meant; one that we chose may be cut to what the limits allow.
+        0 => ARENA_BYTES_MIN..=plan.arena_bytes.max(ARENA_BYTES_MIN),
+        bytes => bytes..=bytes,
+    };
+    let wanted = ArenaPlan { bytes, node: plan.numa_node, huge_pages: config.shards.huge_pages };
+    Ok(PageStore::new(Arena::reserve(&wanted, host.as_ref())?.bytes))
+}
+
+fn settings(plan: &SeatPlan, config: &Config) -> Result<PartitionConfig> {
+    let agents = &config.agents;
+    Ok(PartitionConfig {
+        shard: plan.shard,
+        shard_count: plan.shard_count,
+        seal_every: agents.seal_every,
+        history_max: agents.history,
+        checkpoints_max: agents.checkpoints_max,
+        mailbox_max: agents.mailbox_max,
+        agents_max: agents.agents_max,
+        payload_bytes_max: usize::try_from(config.net.payload_bytes_max)?,
+        dedupe_max: agents.dedupe_max,
+        call_timeout: Nanos::from_ms(u64::from(agents.call_timeout_ms)),
+        quarantine_failures: agents.quarantine_failures,
+        quarantine_window: Nanos::from_ms(u64::from(agents.quarantine_window_ms)),
+        create_on_send: agents.create_on_send,
+        image_bytes_max: agents.image_bytes_max,
+    })
+}
+
+fn gateway(plan: &SeatPlan, config: &Config) -> Result<Resp> {
+    Ok(Resp::new(RespConfig {
+        shard: plan.shard,
+        password: config.node.password.clone(),
+        payload_bytes_max: usize::try_from(config.net.payload_bytes_max)?,
+        pipeline_max: config.net.pipeline_max as usize,
+        output_bytes_max: usize::try_from(config.net.output_bytes_max)?,
+    }))
+}
+
+fn facts(config: &Config, driver: &str) -> NodeFacts {
+    let text = |behaviour: &&dyn heronry_engine::Behaviour| {
+        (behaviour.name().to_owned(), behaviour.summary().to_owned())
+    };
+    NodeFacts {
+        templates: templates().iter().map(text).collect(),
+        facts: vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("runtime", driver.to_owned()),
+            ("isolation", config.shards.isolation.name().to_owned()),
+            ("config_hash", crate::config::hex(&config.hash()[..8])),
+            ("tcp_port", config.node.port.to_string()),
+        ],
+    }
+}
+
+/// A behaviour's panic is an answer to its sender; the log gets one line instead of a backtrace.
+fn quiet_turns(config: &Config) {
+    if config.shards.isolation == Isolation::Process {
+        std::panic::set_hook(Box::new(|panic| {
+            report(format_args!("{panic}"));
+        }));
+    }
+}
+
+/// One line for the operator.
+fn report(line: std::fmt::Arguments<'_>) {
+    eprintln!("heronry: {line}");
+}
