@@ -25,27 +25,31 @@ pub struct Estimate<K> {
 /// search over the capacity; no allocation.
 pub struct SpaceSaving<K> {
     slots: Vec<Slot<K>>,
-    /// Slots by ascending count (H3).
-    order: Vec<u32>,
+    /// Places by ascending count (H3).
+    order: Vec<Place>,
     index: HashTable<u32>,
 }
 
 struct Slot<K> {
     key: Option<K>,
-    count: u64,
     error: u64,
     /// Where `order` has this slot.
     place: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    count: u64,
+    slot: u32,
 }
 
 impl<K: Copy + Eq + Hash> SpaceSaving<K> {
     /// Follows up to `capacity` keys, at least one.
     pub fn new(capacity: u32) -> SpaceSaving<K> {
         let capacity = capacity.max(1);
-        let slot = |place| Slot { key: None, count: 0, error: 0, place };
         SpaceSaving {
-            slots: (0..capacity).map(slot).collect(),
-            order: (0..capacity).collect(),
+            slots: (0..capacity).map(|place| Slot { key: None, error: 0, place }).collect(),
+            order: (0..capacity).map(|slot| Place { count: 0, slot }).collect(),
             index: HashTable::with_capacity(capacity as usize),
         }
     }
@@ -62,43 +66,38 @@ impl<K: Copy + Eq + Hash> SpaceSaving<K> {
     pub fn forget(&mut self, key: K) {
         let Some(at) = self.remove(key) else { return };
         let slot = &mut self.slots[at as usize];
-        (slot.key, slot.count, slot.error) = (None, 0, 0);
+        (slot.key, slot.error) = (None, 0);
         let place = slot.place as usize;
+        self.order[place].count = 0;
         self.order[..=place].rotate_right(1);
-        for (place, at) in self.order[..=place].iter().enumerate() {
-            self.slots[*at as usize].place = place as u32;
+        for (at, place) in self.order[..=place].iter().enumerate() {
+            self.slots[place.slot as usize].place = at as u32;
         }
     }
 
     /// Halves all counts, so that old touches weigh less.
     pub fn halve(&mut self) {
-        for slot in &mut self.slots {
-            slot.count /= 2;
-            slot.error /= 2;
-        }
+        self.order.iter_mut().for_each(|place| place.count /= 2);
+        self.slots.iter_mut().for_each(|slot| slot.error /= 2);
     }
 
     /// The `count_max` busiest keys, busiest first.
     pub fn top(&self, count_max: usize) -> Vec<Estimate<K>> {
-        let by_count = self.order.iter().rev().map(|at| &self.slots[*at as usize]);
-        by_count
-            .filter_map(|slot| {
-                let (count, error) = (slot.count, slot.error);
-                slot.key.map(|key| Estimate { key, count, error })
-            })
-            .take(count_max)
-            .collect()
+        let estimate = |place: &Place| {
+            let slot = &self.slots[place.slot as usize];
+            slot.key.map(|key| Estimate { key, count: place.count, error: slot.error })
+        };
+        self.order.iter().rev().filter_map(estimate).take(count_max).collect()
     }
 
     /// Gives the slot with the lowest count to `key`, which inherits the count as its error.
     fn follow(&mut self, key: K, hash: u64) -> u32 {
-        let at = self.order[0];
+        let Place { count, slot: at } = self.order[0];
         if let Some(old) = self.slots[at as usize].key {
             self.remove(old);
         }
         let slot = &mut self.slots[at as usize];
-        slot.key = Some(key);
-        slot.error = slot.count;
+        (slot.key, slot.error) = (Some(key), count);
         let rehash = |at: &u32| self.slots[*at as usize].key.map_or(0, |key| hash_of(&key));
         self.index.insert_unique(hash, at, rehash);
         at
@@ -106,14 +105,19 @@ impl<K: Copy + Eq + Hash> SpaceSaving<K> {
 
     /// Adds one to a slot's count and moves it past its equals (H3).
     fn count(&mut self, at: u32) {
-        let Slot { count, place, .. } = self.slots[at as usize];
-        let place = place as usize;
-        let equal = |at: &u32| self.slots[*at as usize].count <= count;
-        let last = place + self.order[place..].partition_point(equal) - 1;
+        let place = self.slots[at as usize].place as usize;
+        let count = self.order[place].count;
+        // Most often there are no equals: look at the neighbour before searching.
+        let last = match self.order.get(place + 1) {
+            Some(next) if next.count == count => {
+                place + self.order[place..].partition_point(|p| p.count == count) - 1
+            }
+            _ => place,
+        };
         self.order.swap(place, last);
-        self.slots[self.order[place] as usize].place = place as u32;
-        let slot = &mut self.slots[at as usize];
-        (slot.place, slot.count) = (last as u32, count + 1);
+        self.order[last].count += 1;
+        self.slots[self.order[place].slot as usize].place = place as u32;
+        self.slots[at as usize].place = last as u32;
     }
 
     fn remove(&mut self, key: K) -> Option<u32> {
@@ -173,10 +177,10 @@ mod tests {
     }
 
     fn check(hot: &SpaceSaving<u64>) {
-        let counts: Vec<u64> = hot.order.iter().map(|at| hot.slots[*at as usize].count).collect();
+        let counts: Vec<u64> = hot.order.iter().map(|place| place.count).collect();
         assert!(counts.is_sorted(), "H3: {counts:?}");
-        for (place, at) in hot.order.iter().enumerate() {
-            assert_eq!(hot.slots[*at as usize].place as usize, place);
+        for (at, place) in hot.order.iter().enumerate() {
+            assert_eq!(hot.slots[place.slot as usize].place as usize, at);
         }
         assert_eq!(hot.index.len(), hot.slots.iter().filter(|s| s.key.is_some()).count());
     }

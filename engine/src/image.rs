@@ -113,15 +113,21 @@ impl Image {
             return Ok(false);
         }
         let at = (offset % PAGE) as usize;
-        if at + bytes.len() <= PAGE_BYTES {
-            let leaf = self.leaf(store, page_of(offset));
+        let changed = if at + bytes.len() <= PAGE_BYTES {
+            let run = Run { page: page_of(offset), page_start: at, start: 0, len: bytes.len() };
+            let leaf = self.leaf(store, run.page);
             if leaf.unshared {
-                store.frame_mut(leaf.frame)[at..at + bytes.len()].copy_from_slice(bytes);
-                self.len_bytes = self.len_bytes.max(end);
-                return Ok(true);
+                store.frame_mut(leaf.frame)[run.in_page()].copy_from_slice(bytes);
+                true
+            } else {
+                leaf.changes_by(store, &run, bytes) && self.copy_one(store, run, bytes)?
             }
-        }
-        self.write_by_copy(store, offset, bytes)
+        } else {
+            self.write_many(store, offset, bytes)?
+        };
+        let grows = end > self.len_bytes;
+        self.len_bytes = self.len_bytes.max(end);
+        Ok(changed || grows)
     }
 
     /// Makes the image `len_bytes` long: cut, or grown by zeros, which take no page. Cost of
@@ -171,21 +177,33 @@ impl Image {
         Leaf { frame: slot, unshared }
     }
 
-    /// [`Image::write`] when some page must be copied or made.
-    #[cold]
-    #[inline(never)]
-    fn write_by_copy(
+    /// Writes `bytes` into one page that must be copied or made. Returns true.
+    fn copy_one(
+        &mut self,
+        store: &mut PageStore,
+        run: Run,
+        bytes: &[u8],
+    ) -> Result<bool, PageError> {
+        let height = self.height.max(height_of(run.page + 1));
+        let nodes = self.nodes_to_make(store, run.page, height, None) + self.nodes_to_raise(height);
+        store.ensure(Need { frames: 1, nodes })?;
+        self.raise(store, height);
+        let frame = self.own_page(store, run.page, bytes.len() == PAGE_BYTES);
+        store.frame_mut(frame)[run.in_page()].copy_from_slice(bytes);
+        Ok(true)
+    }
+
+    /// Writes `bytes` page by page. Returns whether a page changed.
+    fn write_many(
         &mut self,
         store: &mut PageStore,
         offset: u64,
         bytes: &[u8],
     ) -> Result<bool, PageError> {
-        let end = offset + bytes.len() as u64;
-        let height = self.height.max(height_of(page_of(end - 1) + 1));
+        let last = page_of(offset + bytes.len() as u64 - 1);
+        let height = self.height.max(height_of(last + 1));
         let Some(need) = self.write_need(store, offset, bytes, height) else {
-            let grows = end > self.len_bytes;
-            self.len_bytes = self.len_bytes.max(end);
-            return Ok(grows);
+            return Ok(false);
         };
         store.ensure(need)?;
         let before = (store.used_count(), store.node_count());
@@ -197,7 +215,6 @@ impl Image {
                 store.frame_mut(frame)[run.in_page()].copy_from_slice(part);
             }
         }
-        self.len_bytes = self.len_bytes.max(end);
         let after = (before.0 + need.frames, before.1 + need.nodes);
         assert_eq!((store.used_count(), store.node_count()), after, "M1: took what was counted");
         Ok(true)
@@ -215,10 +232,13 @@ impl Image {
                 last = Some(run.page);
             }
         }
-        if !self.root.is_absent() {
-            need.nodes += u32::from(height - self.height);
-        }
+        need.nodes += self.nodes_to_raise(height);
         last.map(|_| need)
+    }
+
+    /// Nodes to put above the root for a tree `height` high.
+    fn nodes_to_raise(&self, height: u8) -> u32 {
+        if self.root.is_absent() { 0 } else { u32::from(height - self.height) }
     }
 
     /// Nodes to copy or make so that all nodes above `page` are this image's alone, given that the

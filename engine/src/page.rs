@@ -81,7 +81,7 @@ pub(crate) struct Need {
 }
 
 /// One cache line of children.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Node([Slot; NODE_FANOUT]);
 
@@ -89,7 +89,7 @@ struct Node([Slot; NODE_FANOUT]);
 pub struct PageStore {
     frames: &'static mut [Frame],
     frame_refs: RefTable,
-    nodes: Vec<Box<[Node]>>,
+    nodes: Vec<Box<[Node; NODE_BLOCK]>>,
     node_refs: RefTable,
 }
 
@@ -255,8 +255,8 @@ impl PageStore {
         let idx = self.node_refs.take().expect("P2: a node was ensured");
         let slot = Slot(idx);
         if slot.idx() / NODE_BLOCK == self.nodes.len() {
-            let block = vec![Node([Slot::ABSENT; NODE_FANOUT]); NODE_BLOCK];
-            self.nodes.push(block.into_boxed_slice());
+            let block = vec![Node([Slot::ABSENT; NODE_FANOUT]); NODE_BLOCK].into_boxed_slice();
+            self.nodes.push(block.try_into().expect("P2: a block has its length"));
         } else {
             self.node_mut(slot).0 = [Slot::ABSENT; NODE_FANOUT];
         }
