@@ -333,7 +333,8 @@ impl World {
     /// Lets one shard that can run make one pass of its loop, chosen by the seed; if none can,
     /// moves time on to the next event. `shards` is indexed by `ShardId`.
     pub fn step(&self, shards: &mut [ShardFuture<'_>]) -> Step {
-        match self.inner.borrow_mut().choose(shards) {
+        let chosen = self.inner.borrow_mut().choose(shards);
+        match chosen {
             Ok(shard) => self.run(shard, shards),
             Err(step) => step,
         }

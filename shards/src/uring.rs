@@ -9,9 +9,11 @@
 #![allow(unsafe_code)]
 
 mod buffers;
+pub(crate) mod descriptor;
 mod ops;
 mod probe;
 
+pub(crate) use probe::memlock_limit_bytes;
 pub use probe::{DriverError, check};
 
 use crate::driver::{Completion, Done, Doorbells, Driver, Handle, Op, Token};
@@ -29,7 +31,7 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// `user_data` of what needs no answer: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -116,6 +118,8 @@ pub struct Uring {
     timers: Timers,
     /// Completions that did not come from the kernel.
     ready: VecDeque<(Token, Ended)>,
+    /// Receives that found no free buffer (`user_data`), to be armed again, oldest first.
+    starved: VecDeque<u64>,
     /// Entries that found the submission queue full.
     backlog: VecDeque<squeue::Entry>,
     /// Reused between polls.
@@ -153,6 +157,7 @@ impl Uring {
             ops: Ops::new(),
             timers: Timers::default(),
             ready: VecDeque::new(),
+            starved: VecDeque::new(),
             backlog: VecDeque::new(),
             cqes: Vec::new(),
             bells: eventfds.into_iter().map(File::from).collect(),
@@ -221,7 +226,8 @@ impl Uring {
 
     fn enter(&mut self, until: Nanos) {
         let until = self.timers.next_at().map_or(until, |timer| timer.min(until));
-        let quiet = self.ready.is_empty() && self.ring.completion().is_empty();
+        let quiet =
+            self.ready.is_empty() && self.starved.is_empty() && self.ring.completion().is_empty();
         let span = if quiet && until.0 > 0 { until.since(self.now()) } else { Nanos(0) };
         self.fill_from_backlog();
         if span.0 == 0 || !self.backlog.is_empty() {
@@ -275,9 +281,14 @@ impl Uring {
         self.push(entry.user_data(user_data));
     }
 
-    /// Asks the kernel to end an operation.
+    /// Asks the kernel to end an operation; one that it does not have ends here.
     fn stop(&mut self, idx: u32) {
         let op = self.ops.at(idx);
+        if op.starved {
+            let token = self.finish(idx).token;
+            self.ready.push_back((token, Ended::Cancelled));
+            return;
+        }
         if op.stopping {
             return;
         }
@@ -306,8 +317,9 @@ impl Uring {
         open.closing = true;
         let mut idx = open.first_op;
         while idx != NONE {
+            let next = self.ops.at(idx).next;
             self.stop(idx);
-            idx = self.ops.at(idx).next;
+            idx = next;
         }
     }
 
@@ -367,7 +379,7 @@ impl Uring {
         let mut count = 0;
         if result >= 0 {
             // SAFETY: the kernel made this descriptor for us just now; nothing else owns it.
-            let fd = unsafe { OwnedFd::from_raw_fd(result) };
+            let fd = unsafe { descriptor::take_over(result) };
             if !self.is_closing(handle) {
                 let open = Open { fd, first_op: NONE, direct: false, closing: false };
                 let accepted = self.handles.insert(open);
@@ -409,8 +421,8 @@ impl Uring {
         }
         match -result {
             ..0 => count + self.go_on(idx, each),
-            // All buffers were waiting for this poll, which gives them back.
-            libc::ENOBUFS | libc::EINTR | libc::EAGAIN => count + self.go_on(idx, each),
+            libc::EINTR | libc::EAGAIN => count + self.go_on(idx, each),
+            libc::ENOBUFS => count + self.starve(idx, each),
             0 => count + self.end(idx, Done::EndOfStream, each),
             libc::ECANCELED => count + self.end(idx, Done::Cancelled, each),
             errno => count + self.end(idx, Done::Failed { errno }, each),
@@ -466,6 +478,28 @@ impl Uring {
         0
     }
 
+    /// All buffers were waiting for this poll: the receive goes on once they are back.
+    fn starve(&mut self, idx: u32, each: &mut dyn FnMut(Completion<'_>)) -> usize {
+        if self.ops.at(idx).stopping {
+            return self.end(idx, Done::Cancelled, each);
+        }
+        self.ops.at(idx).starved = true;
+        self.starved.push_back(self.ops.user_data(idx));
+        0
+    }
+
+    /// Arms as many starved receives as there are buffers: more would starve again. Until none is
+    /// left, parks do not wait.
+    fn feed(&mut self) {
+        for _ in 0..self.starved.len().min(self.buffers.count()) {
+            let user_data = self.starved.pop_front();
+            if let Some(idx) = user_data.and_then(|user_data| self.ops.find(user_data)) {
+                self.ops.at(idx).starved = false;
+                self.arm(idx);
+            }
+        }
+    }
+
     fn end(&mut self, idx: u32, done: Done<'_>, each: &mut dyn FnMut(Completion<'_>)) -> usize {
         let Pending { token, .. } = self.finish(idx);
         each(Completion { token, last: true, done });
@@ -474,6 +508,11 @@ impl Uring {
 
     /// Ends all operations and waits for the kernel's last word on each. False: some are left.
     fn retire(&mut self) -> bool {
+        for user_data in std::mem::take(&mut self.starved) {
+            if let Some(idx) = self.ops.find(user_data) {
+                self.finish(idx);
+            }
+        }
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
         self.push(cancel.user_data(IGNORED));
         for _ in 0..RETIRE_ROUNDS {
@@ -511,35 +550,14 @@ fn chunk(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(CHUNK_BYTES_MAX)]
 }
 
-fn is_direct(fd: &OwnedFd) -> bool {
-    // SAFETY: F_GETFL takes no argument and only reads the descriptor's flags.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    flags >= 0 && flags & libc::O_DIRECT != 0
-}
-
-/// Accepted sockets inherit the option from their listener. Fails on Unix sockets, harmlessly.
-fn set_nodelay(listener: &OwnedFd) {
-    let on: libc::c_int = 1;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the pointer names an integer of the given length, which the kernel reads.
-    unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            length,
-        )
-    };
-}
-
 impl Driver for Uring {
     fn name(&self) -> &'static str {
         "uring"
     }
 
     fn adopt(&mut self, fd: OwnedFd) -> Handle {
-        let direct = is_direct(&fd);
+        descriptor::clear_status_flags(&fd, libc::O_NONBLOCK);
+        let direct = descriptor::is_direct(&fd);
         self.handles.insert(Open { fd, first_op: NONE, direct, closing: false })
     }
 
@@ -547,7 +565,7 @@ impl Driver for Uring {
         match op {
             Op::Accept(listener) => {
                 if let Some(open) = self.handles.get(listener) {
-                    set_nodelay(&open.fd);
+                    descriptor::set_nodelay(&open.fd);
                 }
                 self.start(token, listener, Work::Accept);
             }
@@ -594,6 +612,7 @@ impl Driver for Uring {
         }
         self.cqes = cqes;
         self.buffers.publish();
+        self.feed();
         if !self.timers.is_empty() {
             let now = self.now();
             while let Some(token) = self.timers.expired(now) {

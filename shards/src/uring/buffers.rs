@@ -61,6 +61,10 @@ impl Buffers {
         Ok(buffers)
     }
 
+    pub(super) fn count(&self) -> usize {
+        usize::from(self.buffer_count)
+    }
+
     /// The received bytes. `buffer` and `len_bytes` are as a completion named them.
     pub(super) fn received(&self, buffer: u16, len_bytes: usize) -> &[u8] {
         assert!(

@@ -92,6 +92,8 @@ pub(super) struct Pending {
     /// Cancelled, or its handle closed: it is not submitted again, and its data is not handed on
     /// once the handle is closed.
     pub(super) stopping: bool,
+    /// Not in the kernel's hands: a receive that waits for a buffer.
+    pub(super) starved: bool,
     /// Next operation on the same handle.
     pub(super) next: u32,
     prev: u32,
@@ -149,7 +151,15 @@ impl Ops {
         work: Work,
         first: &mut u32,
     ) -> u32 {
-        let pending = Pending { token, handle, work, stopping: false, next: *first, prev: NONE };
+        let pending = Pending {
+            token,
+            handle,
+            work,
+            stopping: false,
+            starved: false,
+            next: *first,
+            prev: NONE,
+        };
         let idx = if self.free == NONE {
             self.slots.push(Slot { generation: 0, pending: Some(pending), free_next: NONE });
             (self.slots.len() - 1) as u32

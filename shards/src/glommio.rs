@@ -1,0 +1,543 @@
+//! The reactor on glommio: the same trait on one glommio executor per shard, for comparison.
+//!
+//! Owns: one task per operation, the queue their results meet in.  Not: the shard, which is the
+//! executor's main future and awaits nothing but `park`.
+//! L1  a task that read or accepted waits for the next `poll` before it goes on, so the queue
+//!     stays short and no task keeps the executor from its I/O.
+//! L2  `park` always lets the executor see to its I/O once: an executor whose tasks only yield
+//!     does not before its preemption timer, 100 ms later.
+//! L3  no task queue of our own and no latency class: with those, 0.9.0 loses wake-ups.
+//! L4  a panic in a task ends its operation with `EIO`, never the executor.
+
+use crate::driver::{Completion, Done, Doorbells, Driver, Handle, Op, Token};
+use crate::handles::Handles;
+use crate::timers::Timers;
+use crate::uring::{self, DriverError, descriptor};
+use ::glommio::io::BufferedFile;
+use ::glommio::net::{TcpListener, TcpStream};
+use ::glommio::timer::Timer;
+use ::glommio::{LocalExecutorBuilder, Placement, Task};
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use futures_lite::{FutureExt, future};
+use heronry_engine::{Nanos, ShardId};
+use heronry_numa::Clock;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// Locked memory that glommio demands per executor.
+const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+/// Memory of an executor for its registered buffers.
+const IO_MEMORY_BYTES: usize = 1 << 20;
+/// Longest `Received`.
+const RECEIVE_BYTES_MAX: usize = 16 << 10;
+/// Vectors kept for the next `Received`.
+const SPARE_COUNT_MAX: usize = 64;
+/// Longest single wait; a park without an end waits again.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Wait of a park that is not to wait (L2): the shortest that makes the main future sleep.
+const PASS_WAIT: Duration = Duration::from_micros(1);
+const ONE: [u8; 8] = 1u64.to_ne_bytes();
+
+/// Runs a shard's future on a glommio executor on this thread, pinned to `cpu` if given, and
+/// returns what it returns. `make` is called on the executor: it makes the driver and the shard.
+/// Errors: io_uring not available, or too little lockable memory; then nothing was started.
+pub fn run_on_glommio<F: Future>(
+    cpu: Option<usize>,
+    make: impl FnOnce() -> F,
+) -> Result<F::Output, DriverError> {
+    // glommio panics where io_uring is missing, so ask first.
+    uring::check()?;
+    let limit_bytes = uring::memlock_limit_bytes();
+    if limit_bytes < MEMLOCK_BYTES_MIN {
+        return Err(DriverError::Memlock { limit_bytes, needed_bytes: MEMLOCK_BYTES_MIN });
+    }
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let executor = LocalExecutorBuilder::new(placement).io_memory(IO_MEMORY_BYTES).make().map_err(
+        |error| DriverError::Setup {
+            step: "the glommio executor",
+            source: io::Error::other(error.to_string()),
+        },
+    )?;
+    Ok(executor.run(async move { make().await }))
+}
+
+/// What a task of the driver reports.
+enum Outcome {
+    Accepted(TcpStream),
+    Received(Vec<u8>),
+    EndOfStream,
+    Sent(Vec<u8>),
+    Read(Vec<u8>),
+    Written(Vec<u8>),
+    Cancelled,
+    Failed(i32),
+}
+
+impl Outcome {
+    fn is_last(&self) -> bool {
+        !matches!(self, Outcome::Accepted(_) | Outcome::Received(_))
+    }
+}
+
+struct Finished {
+    token: Token,
+    handle: Option<Handle>,
+    outcome: Outcome,
+}
+
+/// Where tasks and loop meet. Borrows are short and never held across an await.
+struct Meeting {
+    finished: RefCell<VecDeque<Finished>>,
+    /// Our doorbell rang since the last park.
+    rung: Cell<bool>,
+    parked: RefCell<Option<Waker>>,
+    /// Tasks that wait for the next poll (L1).
+    waiting: RefCell<Vec<Waker>>,
+    poll_count: Cell<u64>,
+    scratch: RefCell<Vec<u8>>,
+    spare: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Meeting {
+    fn finish(&self, token: Token, handle: Option<Handle>, outcome: Outcome) {
+        self.finished.borrow_mut().push_back(Finished { token, handle, outcome });
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.parked.take() {
+            waker.wake();
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.rung.get() || !self.finished.borrow().is_empty()
+    }
+
+    /// Until something finished or the doorbell rang.
+    async fn news(&self) {
+        future::poll_fn(|context| {
+            if self.has_news() {
+                return Poll::Ready(());
+            }
+            self.parked.replace(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Until the loop has polled (L1).
+    async fn polled(&self) {
+        let seen = self.poll_count.get();
+        future::poll_fn(|context| {
+            if self.poll_count.get() != seen {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn copy_of(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut copy = self.spare.borrow_mut().pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(bytes);
+        copy
+    }
+}
+
+type SharedStream = Rc<RefCell<TcpStream>>;
+
+/// What stands behind a handle. What a descriptor is shows at its first operation.
+enum Kind {
+    Adopted(Option<OwnedFd>),
+    Listener(Rc<TcpListener>),
+    Stream(SharedStream),
+    File(Rc<BufferedFile>),
+}
+
+struct Open {
+    kind: Kind,
+    /// Operations in flight on it.
+    tokens: Vec<Token>,
+}
+
+/// The glommio driver of one shard. See [`Driver`].
+pub struct Glommio {
+    meeting: Rc<Meeting>,
+    handles: Handles<Open>,
+    tasks: BTreeMap<Token, (Task<()>, Handle)>,
+    timers: Timers,
+    bells: Vec<File>,
+    clock: Clock,
+    /// Watches our doorbell for as long as the driver lives.
+    _bell: Task<()>,
+}
+
+impl Glommio {
+    /// A driver on the executor that runs on this thread (see [`run_on_glommio`]).
+    pub fn new(doorbells: Doorbells, clock: Clock) -> Result<Glommio, DriverError> {
+        let Doorbells { me, eventfds } = doorbells;
+        let missing = DriverError::Doorbell { shard: me.0, count: eventfds.len() };
+        let mine = eventfds.get(usize::from(me.0)).ok_or(missing)?;
+        let mine = mine
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| DriverError::Setup { step: "dup of the doorbell", source })?;
+        descriptor::clear_status_flags(&mine, libc::O_NONBLOCK);
+        let meeting = Rc::new(Meeting {
+            finished: RefCell::default(),
+            rung: Cell::new(false),
+            parked: RefCell::default(),
+            waiting: RefCell::default(),
+            poll_count: Cell::new(0),
+            scratch: RefCell::new(vec![0; RECEIVE_BYTES_MAX]),
+            spare: RefCell::default(),
+        });
+        let bell = ::glommio::spawn_local(watch_bell(meeting.clone(), mine));
+        Ok(Glommio {
+            meeting,
+            handles: Handles::new(),
+            tasks: BTreeMap::new(),
+            timers: Timers::default(),
+            bells: eventfds.into_iter().map(File::from).collect(),
+            clock,
+            _bell: bell,
+        })
+    }
+
+    /// Starts a task for an operation on a handle.
+    fn start<F>(&mut self, token: Token, handle: Handle, work: impl FnOnce(Rc<Meeting>) -> F)
+    where
+        F: Future<Output = Outcome> + 'static,
+    {
+        let meeting = self.meeting.clone();
+        let work = AssertUnwindSafe(work(meeting.clone())).catch_unwind();
+        let task = ::glommio::spawn_local(async move {
+            let outcome = work.await.unwrap_or(Outcome::Failed(libc::EIO));
+            meeting.finish(token, Some(handle), outcome);
+        });
+        if let Some(open) = self.handles.get_mut(handle) {
+            open.tokens.push(token);
+        }
+        self.tasks.insert(token, (task, handle));
+    }
+
+    fn fail(&self, token: Token, errno: i32) {
+        self.meeting.finish(token, None, Outcome::Failed(errno));
+    }
+
+    /// What is behind a handle, made into what the operation needs at its first one.
+    fn kind(&mut self, handle: Handle, make: fn(OwnedFd) -> Kind) -> Option<&Kind> {
+        let open = self.handles.get_mut(handle)?;
+        if let Kind::Adopted(fd) = &mut open.kind
+            && let Some(fd) = fd.take()
+        {
+            open.kind = make(fd);
+        }
+        Some(&open.kind)
+    }
+
+    fn accept(&mut self, token: Token, handle: Handle) {
+        match self.kind(handle, |fd| Kind::Listener(Rc::new(descriptor::hand_over(fd)))) {
+            Some(Kind::Listener(listener)) => {
+                let listener = listener.clone();
+                self.start(token, handle, |meeting| accept(meeting, listener, token, handle));
+            }
+            _ => self.fail(token, libc::EBADF),
+        }
+    }
+
+    fn stream(&mut self, handle: Handle) -> Option<SharedStream> {
+        let make = |fd| Kind::Stream(Rc::new(RefCell::new(descriptor::hand_over::<TcpStream>(fd))));
+        match self.kind(handle, make)? {
+            Kind::Stream(stream) => Some(stream.clone()),
+            _ => None,
+        }
+    }
+
+    fn file(&mut self, handle: Handle) -> Option<Rc<BufferedFile>> {
+        match self.kind(handle, |fd| Kind::File(Rc::new(descriptor::hand_over(fd))))? {
+            Kind::File(file) => Some(file.clone()),
+            _ => None,
+        }
+    }
+
+    /// Ends an operation with `Cancelled`, unless its last completion waits already.
+    fn cancel(&mut self, token: Token) {
+        if self.timers.cancel(token) {
+            self.meeting.finish(token, None, Outcome::Cancelled);
+            return;
+        }
+        let ended = self
+            .meeting
+            .finished
+            .borrow()
+            .iter()
+            .any(|finished| finished.token == token && finished.outcome.is_last());
+        if ended {
+            return;
+        }
+        if let Some((task, handle)) = self.tasks.remove(&token) {
+            // Dropping a task cancels it; it runs no further.
+            drop(task);
+            self.meeting.finish(token, Some(handle), Outcome::Cancelled);
+        }
+    }
+
+    fn close(&mut self, handle: Handle) {
+        let Some(open) = self.handles.remove(handle) else {
+            return;
+        };
+        for token in open.tokens {
+            self.cancel(token);
+        }
+        // Data of a closed handle is not handed on; endings are.
+        let mut finished = self.meeting.finished.borrow_mut();
+        finished.retain(|done| done.handle != Some(handle) || done.outcome.is_last());
+    }
+
+    /// Forgets an operation that has ended.
+    fn forget(&mut self, token: Token, handle: Option<Handle>) {
+        if let Some((_, on)) = self.tasks.get(&token)
+            && Some(*on) == handle
+        {
+            self.tasks.remove(&token);
+        }
+        if let Some(open) = handle.and_then(|handle| self.handles.get_mut(handle))
+            && let Some(at) = open.tokens.iter().position(|other| *other == token)
+        {
+            open.tokens.swap_remove(at);
+        }
+    }
+}
+
+/// Waits on our eventfd for ever.
+async fn watch_bell(meeting: Rc<Meeting>, bell: OwnedFd) {
+    let bell: BufferedFile = descriptor::hand_over(bell);
+    loop {
+        if let Err(error) = bell.read_at(0, ONE.len()).await {
+            debug_assert!(false, "the doorbell cannot be read: {error}");
+            return;
+        }
+        meeting.rung.set(true);
+        meeting.wake();
+    }
+}
+
+async fn accept(
+    meeting: Rc<Meeting>,
+    listener: Rc<TcpListener>,
+    token: Token,
+    handle: Handle,
+) -> Outcome {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                // Fails on Unix sockets, which need none.
+                let _ = stream.set_nodelay(true);
+                meeting.finish(token, Some(handle), Outcome::Accepted(stream));
+                meeting.polled().await;
+            }
+            Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
+                libc::ECONNABORTED | libc::EINTR | libc::EAGAIN => {}
+                errno => return Outcome::Failed(errno),
+            },
+        }
+    }
+}
+
+async fn receive(
+    meeting: Rc<Meeting>,
+    stream: SharedStream,
+    token: Token,
+    handle: Handle,
+) -> Outcome {
+    loop {
+        let received = future::poll_fn(|context| {
+            let mut scratch = meeting.scratch.borrow_mut();
+            let mut stream = stream.borrow_mut();
+            let read = Pin::new(&mut *stream).poll_read(context, &mut scratch);
+            read.map_ok(|bytes| meeting.copy_of(&scratch[..bytes]))
+        })
+        .await;
+        match received {
+            Ok(bytes) if bytes.is_empty() => return Outcome::EndOfStream,
+            Ok(bytes) => {
+                meeting.finish(token, Some(handle), Outcome::Received(bytes));
+                meeting.polled().await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Outcome::Failed(errno_of(&error)),
+        }
+    }
+}
+
+async fn send(stream: SharedStream, bytes: Vec<u8>) -> Outcome {
+    let mut done_bytes = 0;
+    while done_bytes < bytes.len() {
+        let sent = future::poll_fn(|context| {
+            Pin::new(&mut *stream.borrow_mut()).poll_write(context, &bytes[done_bytes..])
+        })
+        .await;
+        match sent {
+            Ok(0) => return Outcome::Failed(libc::EPIPE),
+            Ok(sent_bytes) => done_bytes += sent_bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Outcome::Failed(errno_of(&error)),
+        }
+    }
+    Outcome::Sent(bytes)
+}
+
+async fn read(file: Rc<BufferedFile>, offset: u64, len_bytes: usize) -> Outcome {
+    let mut bytes = Vec::with_capacity(len_bytes);
+    while bytes.len() < len_bytes {
+        match file.read_at(offset + bytes.len() as u64, len_bytes - bytes.len()).await {
+            Ok(read) if read.is_empty() => break,
+            Ok(read) => bytes.extend_from_slice(&read),
+            Err(error) => return Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+    Outcome::Read(bytes)
+}
+
+async fn write_durable(file: Rc<BufferedFile>, offset: u64, bytes: Vec<u8>) -> Outcome {
+    let mut done_bytes = 0;
+    while done_bytes < bytes.len() {
+        // glommio keeps the vector it writes: it gets a copy, ours goes back to the loop.
+        let rest = bytes[done_bytes..].to_vec();
+        match file.write_at(rest, offset + done_bytes as u64).await {
+            Ok(0) => return Outcome::Failed(libc::EIO),
+            Ok(written_bytes) => done_bytes += written_bytes,
+            Err(error) => return Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+    match file.fdatasync().await {
+        Ok(()) => Outcome::Written(bytes),
+        Err(error) => Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Driver for Glommio {
+    fn name(&self) -> &'static str {
+        "glommio"
+    }
+
+    fn adopt(&mut self, fd: OwnedFd) -> Handle {
+        // glommio's buffered file does not align; the sync after each write keeps it durable.
+        descriptor::clear_status_flags(&fd, libc::O_NONBLOCK | libc::O_DIRECT);
+        self.handles.insert(Open { kind: Kind::Adopted(Some(fd)), tokens: Vec::new() })
+    }
+
+    fn submit(&mut self, token: Token, op: Op) {
+        match op {
+            Op::Accept(listener) => self.accept(token, listener),
+            Op::Receive(socket) => match self.stream(socket) {
+                Some(stream) => {
+                    self.start(token, socket, |meeting| receive(meeting, stream, token, socket))
+                }
+                None => self.fail(token, libc::EBADF),
+            },
+            Op::Send(socket, bytes) => match self.stream(socket) {
+                Some(stream) => self.start(token, socket, |_| send(stream, bytes)),
+                None => self.fail(token, libc::EBADF),
+            },
+            Op::Read { file, offset, len_bytes } => match self.file(file) {
+                Some(open) => self.start(token, file, |_| read(open, offset, len_bytes as usize)),
+                None => self.fail(token, libc::EBADF),
+            },
+            Op::WriteDurable { file, offset, bytes } => match self.file(file) {
+                Some(open) => self.start(token, file, |_| write_durable(open, offset, bytes)),
+                None => self.fail(token, libc::EBADF),
+            },
+            Op::Timer(at) => self.timers.insert(at, token),
+            Op::Cancel(token) => self.cancel(token),
+            Op::Close(handle) => self.close(handle),
+        }
+    }
+
+    fn poll(&mut self, each: &mut dyn FnMut(Completion<'_>)) -> usize {
+        let mut finished = self.meeting.finished.take();
+        let mut count = finished.len();
+        for Finished { token, handle, outcome } in finished.drain(..) {
+            let last = outcome.is_last();
+            if last {
+                self.forget(token, handle);
+            }
+            let done = match outcome {
+                Outcome::Accepted(stream) => {
+                    let kind = Kind::Stream(Rc::new(RefCell::new(stream)));
+                    Done::Accepted(self.handles.insert(Open { kind, tokens: Vec::new() }))
+                }
+                Outcome::Received(bytes) => {
+                    each(Completion { token, last, done: Done::Received(&bytes) });
+                    let mut spare = self.meeting.spare.borrow_mut();
+                    if spare.len() < SPARE_COUNT_MAX {
+                        spare.push(bytes);
+                    }
+                    continue;
+                }
+                Outcome::EndOfStream => Done::EndOfStream,
+                Outcome::Sent(bytes) => Done::Sent(bytes),
+                Outcome::Read(bytes) => Done::Read(bytes),
+                Outcome::Written(bytes) => Done::Written(bytes),
+                Outcome::Cancelled => Done::Cancelled,
+                Outcome::Failed(errno) => Done::Failed { errno },
+            };
+            each(Completion { token, last, done });
+        }
+        self.meeting.finished.replace(finished);
+        self.meeting.poll_count.set(self.meeting.poll_count.get() + 1);
+        for waker in self.meeting.waiting.borrow_mut().drain(..) {
+            waker.wake();
+        }
+        if !self.timers.is_empty() {
+            let now = self.now();
+            while let Some(token) = self.timers.expired(now) {
+                each(Completion { token, last: true, done: Done::Expired });
+                count += 1;
+            }
+        }
+        count
+    }
+
+    async fn park(&mut self, until: Nanos) {
+        let until = self.timers.next_at().map_or(until, |timer| timer.min(until));
+        let span = until.since(self.now());
+        if span.0 == 0 || self.meeting.has_news() {
+            Timer::new(PASS_WAIT).await;
+        } else {
+            let wait = Duration::from_nanos(span.0).min(WAIT_MAX);
+            let time_is_up = async {
+                Timer::new(wait).await;
+            };
+            self.meeting.news().or(time_is_up).await;
+        }
+        self.meeting.rung.set(false);
+    }
+
+    fn doorbell(&mut self, shard: ShardId) {
+        // Adds 1 to the peer's counter. It could only fail at 2^64 - 1.
+        let rung = self.bells.get(usize::from(shard.0)).map(|mut bell| bell.write(&ONE));
+        debug_assert!(matches!(rung, Some(Ok(8))), "no doorbell for {shard:?}: {rung:?}");
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(self.clock.now_ns())
+    }
+}
