@@ -190,6 +190,30 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::KEY_BYTES_MAX;
+    use crate::slots::Slots;
+
+    /// Bytes of index per agent at worst: 4 of slot number and 1 of tag per bucket, of which 7 in
+    /// 16 are taken just after a table has grown.
+    const INDEX_BYTES_MAX: usize = 5 * 16 / 7 + 1;
+    /// A frame's count of references.
+    const FRAME_BYTES: usize = size_of::<u32>();
+
+    /// What an allocator takes for `bytes`: a header, in multiples of 16.
+    fn heap(bytes: usize) -> usize {
+        (bytes + 8).next_multiple_of(16).max(32)
+    }
+
+    #[test]
+    fn a3_an_idle_agent_takes_less_than_a_kibibyte_beside_its_page() {
+        let new = Slots::<Agent>::BYTES_EACH + INDEX_BYTES_MAX + FRAME_BYTES;
+        let named = new + heap("notebook/0123456789".len());
+        assert!(named < 320, "{named} bytes for a new agent");
+        assert!(new + heap(KEY_BYTES_MAX) < 1024, "{new} bytes and the longest key");
+        // After many turns: the newest four versions and the first, in a queue grown to 8.
+        let turned = named + heap(80) + heap(8 * 48) + 4 * FRAME_BYTES;
+        assert!(turned < 1024, "{turned} bytes for an agent that has taken turns");
+    }
 
     #[test]
     fn a1_every_pair_of_state_and_edge_is_decided() {

@@ -28,6 +28,10 @@ pub struct Slots<T> {
 }
 
 impl<T> Slots<T> {
+    /// Bytes that one value takes here.
+    #[cfg(test)]
+    pub const BYTES_EACH: usize = size_of::<Slot<T>>();
+
     /// An empty table; allocates nothing.
     pub const fn new() -> Slots<T> {
         Slots { chunks: Vec::new(), free: NIL, used_count: 0, end: 0 }
@@ -41,11 +45,6 @@ impl<T> Slots<T> {
     /// One past the highest number ever given out.
     pub fn end(&self) -> u32 {
         self.end
-    }
-
-    /// Bytes that one value takes here.
-    pub const fn bytes_each() -> usize {
-        size_of::<Slot<T>>()
     }
 
     /// Stores `value`; the number most recently freed is used first.
@@ -146,6 +145,11 @@ mod tests {
         assert_eq!(slots.count(), 1001);
         assert_eq!(slots.iter().count(), 1001);
         assert!(slots.get(5000).is_none());
+    }
+
+    #[test]
+    fn s2_a_slot_costs_no_more_than_its_value() {
+        assert_eq!(size_of::<Slot<(u64, Box<u8>)>>(), size_of::<(u64, Box<u8>)>());
     }
 
     #[test]

@@ -14,10 +14,6 @@ use std::ops::{Index, IndexMut};
 /// Tables of the index; a power of two.
 const PART_COUNT: usize = 1024;
 
-/// Bytes of index per agent in the worst case: 4 of slot number and 1 of tag per bucket, of which
-/// 7 in 16 are used just after a table has grown.
-pub(crate) const INDEX_BYTES_EACH_MAX: usize = 5 * 16 / 7 + 1;
-
 /// All agents of a partition.
 pub(crate) struct Table {
     agents: Slots<Agent>,

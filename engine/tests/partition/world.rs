@@ -1,0 +1,260 @@
+//! A partition with everything around it that a shard's loop does, for tests.
+//!
+//! Owns: the loop, and the check that every request is answered exactly once (V1).  Not: what the
+//! answers should be.
+
+use bytes::Bytes;
+use heronry_engine::behaviour::Behaviour;
+use heronry_engine::template::built_in;
+use heronry_engine::verb::{AgentInfo, Target, VersionInfo};
+use heronry_engine::*;
+use std::collections::BTreeMap;
+
+/// What a request came to.
+pub type Answer = Result<Reply, Refusal>;
+
+/// A partition, its clients, and its loop.
+pub struct World {
+    /// The partition under test.
+    pub partition: Partition,
+    /// The time that it is told.
+    pub now: Nanos,
+    /// Requests that it passed on to other shards.
+    pub forwarded: Vec<Request>,
+    asked: u64,
+    answers: BTreeMap<u64, Answer>,
+}
+
+/// Settings with small bounds.
+pub fn config() -> PartitionConfig {
+    PartitionConfig { mailbox_max: 64, agents_max: 10_000, ..PartitionConfig::default() }
+}
+
+/// A store with pages of its own.
+pub fn store(page_count: usize) -> PageStore {
+    PageStore::new(Box::leak(vec![0u8; page_count * PAGE_BYTES].into_boxed_slice()))
+}
+
+impl World {
+    /// The built-in templates, 4 MiB and small bounds.
+    pub fn new() -> World {
+        World::with(config(), 1024, Vec::new())
+    }
+
+    /// The built-in templates and `more`.
+    pub fn with(
+        config: PartitionConfig,
+        page_count: usize,
+        more: Vec<&'static dyn Behaviour>,
+    ) -> World {
+        let mut templates = built_in();
+        templates.extend(more);
+        let partition = Partition::new(config, store(page_count), templates);
+        let (forwarded, answers) = (Vec::new(), BTreeMap::new());
+        World { partition, now: Nanos(1), forwarded, asked: 0, answers }
+    }
+
+    /// Sends a request in without serving it; its number.
+    pub fn ask(&mut self, key: &str, verb: Verb) -> u64 {
+        self.ask_with(key, verb, None, Ack::Sealed)
+    }
+
+    /// As [`World::ask`], with a deadline and a promise.
+    pub fn ask_with(&mut self, key: &str, verb: Verb, deadline: Option<Nanos>, ack: Ack) -> u64 {
+        let target = Target::agent(TenantId(0), key.parse().expect("a good key"));
+        self.ask_target(target, verb, deadline, ack)
+    }
+
+    /// Asks the shard itself and returns its answer.
+    pub fn shard(&mut self, verb: Verb) -> Answer {
+        let number = self.ask_target(Target::Shard(ShardId(0)), verb, None, Ack::Sealed);
+        self.run();
+        self.take(number)
+    }
+
+    fn ask_target(&mut self, target: Target, verb: Verb, deadline: Option<Nanos>, ack: Ack) -> u64 {
+        self.asked += 1;
+        let origin = Origin::Connection { conn: 0, generation: 0, seq: self.asked };
+        self.partition.accept(self.now, Request { target, verb, ack, deadline, origin });
+        self.asked
+    }
+
+    /// Handles events until there are none; serves no turn.
+    pub fn pump(&mut self) {
+        loop {
+            let events = std::mem::take(self.partition.events());
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                match event {
+                    Event::Answer { to: Origin::Agent { id, call }, result } => {
+                        self.partition.answer(self.now, id, call, result);
+                    }
+                    Event::Answer { to: Origin::Connection { seq, .. }, result } => {
+                        let earlier = self.answers.insert(seq, result);
+                        assert!(earlier.is_none(), "V1: request {seq} was answered twice");
+                    }
+                    Event::Answer { to, .. } => panic!("nobody asked as {to:?}"),
+                    Event::Deliver(request) => self.deliver(request),
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, request: Request) {
+        match &request.target {
+            Target::Agent { id, .. } if self.partition.directory().route(*id) == Route::Here => {
+                self.partition.accept(self.now, request);
+            }
+            _ => self.forwarded.push(request),
+        }
+    }
+
+    /// One turn and its events.
+    pub fn step(&mut self) -> Option<TurnReport> {
+        self.pump();
+        let report = self.partition.run_turn(self.now);
+        self.pump();
+        report
+    }
+
+    /// Serves until nothing is left to serve; the turns it took.
+    pub fn run(&mut self) -> usize {
+        std::iter::from_fn(|| self.step()).count()
+    }
+
+    /// The answer to a request, which must be there.
+    pub fn take(&mut self, number: u64) -> Answer {
+        self.answers.remove(&number).unwrap_or_else(|| panic!("V1: request {number} is open"))
+    }
+
+    /// The answer to a request, if it is there.
+    pub fn peek(&self, number: u64) -> Option<&Answer> {
+        self.answers.get(&number)
+    }
+
+    /// Asks, serves, and returns the answer.
+    pub fn does(&mut self, key: &str, verb: Verb) -> Answer {
+        let number = self.ask(key, verb);
+        self.run();
+        self.take(number)
+    }
+
+    /// Sends a message and returns the reply's text, or the refusal's code.
+    pub fn says(&mut self, key: &str, message: &str) -> String {
+        text(self.does(key, send(message)))
+    }
+
+    /// The code of the refusal that a verb meets.
+    pub fn refused(&mut self, key: &str, verb: Verb) -> &'static str {
+        match self.does(key, verb.clone()) {
+            Err(refusal) => refusal.code(),
+            Ok(reply) => panic!("{key} {verb:?} gave {reply:?}"),
+        }
+    }
+
+    /// A reply that is a version.
+    pub fn version(&mut self, key: &str, verb: Verb) -> u64 {
+        match self.does(key, verb.clone()) {
+            Ok(Reply::Version(version)) => version.0,
+            other => panic!("{key} gave {}", text(other)),
+        }
+    }
+
+    /// INFO.
+    pub fn info(&mut self, key: &str) -> AgentInfo {
+        match self.does(key, Verb::Info) {
+            Ok(Reply::Info(info)) => *info,
+            other => panic!("INFO {key} gave {other:?}"),
+        }
+    }
+
+    /// VERSIONS.
+    pub fn versions(&mut self, key: &str) -> Vec<VersionInfo> {
+        match self.does(key, Verb::Versions) {
+            Ok(Reply::Versions(versions)) => versions,
+            other => panic!("VERSIONS {key} gave {other:?}"),
+        }
+    }
+
+    /// FORK; the branches' keys.
+    pub fn fork(&mut self, key: &str, count: u32, at: Option<VersionRef>) -> Vec<String> {
+        match self.does(key, Verb::Fork { count, at, suffix: None }) {
+            Ok(Reply::Forked(keys)) => keys.iter().map(ToString::to_string).collect(),
+            other => panic!("FORK {key} gave {other:?}"),
+        }
+    }
+
+    /// Checks the partition, and that no request is open.
+    pub fn check(&mut self) {
+        self.run();
+        self.partition.debug_check();
+    }
+
+    /// Ends all agents and checks that no page is left.
+    pub fn end(mut self) {
+        self.run();
+        let mut cursor = 0;
+        let mut keys = Vec::new();
+        loop {
+            let list = Verb::List { cursor, count: 100, pattern: None, lost: false };
+            let Ok(Reply::List { cursor: next, keys: page }) = self.shard(list) else {
+                panic!("no listing")
+            };
+            keys.extend(page);
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        // What waits would make new agents.
+        for key in &keys {
+            self.does(key.as_str(), Verb::Resume).expect("a listed agent lives");
+        }
+        for key in keys {
+            self.does(key.as_str(), Verb::Terminate).expect("a listed agent lives");
+        }
+        self.check();
+        let counters = *self.partition.counters();
+        assert_eq!((counters.agents, counters.mail, counters.frames_used), (0, 0, 0));
+    }
+}
+
+/// SEND without a request id.
+pub fn send(message: &str) -> Verb {
+    Verb::Send { payload: Bytes::copy_from_slice(message.as_bytes()), request_id: None }
+}
+
+/// SEND with a request id.
+pub fn send_once(message: &str, id: &str) -> Verb {
+    let payload = Bytes::copy_from_slice(message.as_bytes());
+    Verb::Send { payload, request_id: Some(Bytes::copy_from_slice(id.as_bytes())) }
+}
+
+/// CREATE.
+pub fn create() -> Verb {
+    Verb::Create { image_bytes: 0 }
+}
+
+/// CHECKPOINT.
+pub fn checkpoint(label: &str) -> Verb {
+    let label = (!label.is_empty()).then(|| Bytes::copy_from_slice(label.as_bytes()));
+    Verb::Checkpoint { label }
+}
+
+/// ROLLBACK.
+pub fn rollback(to: Option<u64>) -> Verb {
+    Verb::Rollback { to: to.map(|id| VersionRef::Id(VersionId(id))) }
+}
+
+/// A reply's text, `-` for none, or the refusal's code.
+pub fn text(answer: Answer) -> String {
+    match answer {
+        Ok(Reply::Payload(Some(bytes))) => String::from_utf8_lossy(&bytes).into(),
+        Ok(Reply::Payload(None)) => "-".into(),
+        Ok(Reply::Done) => "done".into(),
+        Ok(other) => format!("{other:?}"),
+        Err(refusal) => refusal.code().into(),
+    }
+}
