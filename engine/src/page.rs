@@ -209,11 +209,8 @@ impl PageStore {
 
     /// Drops a reference, unless `slot` is absent; what nobody refers to any more is freed.
     pub(crate) fn release(&mut self, slot: Slot, level: u8) {
-        if slot.is_absent() || !self.table_mut(level).release(slot.0) || level == 0 {
-            return;
-        }
-        for child in self.node(slot).0 {
-            self.release(child, level - 1);
+        if !slot.is_absent() && self.table_mut(level).release(slot.0) && level > 0 {
+            self.release_children(slot, level);
         }
     }
 
@@ -272,8 +269,9 @@ impl PageStore {
         if level > 0 {
             let copy = self.take_node();
             let children = self.children(shared);
-            for child in children {
-                self.retain(child, level - 1);
+            let table = self.table_mut(level - 1);
+            for child in children.iter().filter(|child| !child.is_absent()) {
+                table.retain(child.0);
             }
             self.node_mut(copy).0 = children;
             return copy;
@@ -285,6 +283,15 @@ impl PageStore {
             to.copy_from_slice(from);
         }
         copy
+    }
+
+    /// Drops what a freed node refers to.
+    fn release_children(&mut self, node: Slot, level: u8) {
+        for child in self.children(node).into_iter().filter(|child| !child.is_absent()) {
+            if self.table_mut(level - 1).release(child.0) && level > 1 {
+                self.release_children(child, level - 1);
+            }
+        }
     }
 
     fn table(&self, level: u8) -> &RefTable {
@@ -362,6 +369,7 @@ impl RefTable {
         Some(idx)
     }
 
+    #[inline]
     fn retain(&mut self, idx: u32) {
         let count = self.count(idx) + 1;
         assert!(count < FREE, "P3: too many references to entry {idx}");
@@ -369,6 +377,7 @@ impl RefTable {
     }
 
     /// Drops a reference; whether it was the last.
+    #[inline]
     fn release(&mut self, idx: u32) -> bool {
         let count = self.count(idx) - 1;
         if count > 0 {
