@@ -70,7 +70,7 @@ impl Image {
         (self.len_bytes, self.root, self.height) == (other.len_bytes, other.root, other.height)
     }
 
-    /// Appends up to `len` bytes from `offset` to `out`; stops at the image's end. Returns how many.
+    /// Appends up to `len` bytes from `offset` to `out`, less at the image's end; returns how many.
     pub fn read(&self, store: &PageStore, offset: u64, out: &mut Vec<u8>, len: usize) -> usize {
         let len = self.readable(offset, len);
         out.reserve(len);
@@ -91,7 +91,7 @@ impl Image {
         len
     }
 
-    /// Page `page_idx`, counted from 0; `None` when it was never written (zeros) or is past the end.
+    /// Page `page_idx`, counted from 0; `None` when never written (zeros) or past the end.
     pub fn page<'a>(&self, store: &'a PageStore, page_idx: u32) -> Option<&'a [u8; PAGE_BYTES]> {
         let leaf = self.leaf(store, page_idx);
         if leaf.frame.is_absent() { None } else { Some(store.frame(leaf.frame)) }
@@ -317,7 +317,7 @@ impl Image {
         own
     }
 
-    /// Drops what lies past `len_bytes`, which is less than the present length, and lowers the tree.
+    /// Drops what lies past `len_bytes`, less than the present length, and lowers the tree.
     fn cut(&mut self, store: &mut PageStore, len_bytes: u64) -> Result<(), PageError> {
         if len_bytes == 0 {
             std::mem::replace(self, Image::EMPTY).release(store);

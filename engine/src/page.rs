@@ -1,7 +1,7 @@
 //! The page store: 4 KiB frames and the radix nodes above them, shared and copied on first write.
 //!
-//! Owns: frame bytes, nodes, reference counts, free lists.  Not: which image uses what (`image.rs`),
-//! the log, the clock.  One owner, so counts are plain integers and nothing is locked.
+//! Owns: frame bytes, nodes, reference counts, free lists.  Not: which image uses what
+//! (`image.rs`), the log, the clock.  One owner, so counts are plain integers without a lock.
 //! P1  a frame or node with more than one reference is never written.
 //! P2  free + live == capacity, for frames and for nodes.
 //! P3  a count equals the references that images and nodes hold; at zero the entry is free.

@@ -3,6 +3,8 @@
 //! The oracle knows nothing of sharing: every image is its own map of pages, every version a copy.
 //! After each step the whole store is checked (P2 to P4) and the touched values are compared.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use heronry_engine::image::DIFF_GAP_BYTES;
 use heronry_engine::limits::IMAGE_BYTES_MAX;
 use heronry_engine::{
