@@ -9,6 +9,8 @@
 //! L3  no task queue of our own and no latency class: with those, 0.9.0 loses wake-ups.
 //! L4  a panic in a task ends its operation with `EIO`, never the executor.
 
+mod tasks;
+
 use crate::driver::{Completion, Done, Doorbells, Driver, Handle, Op, Token};
 use crate::handles::Handles;
 use crate::timers::Timers;
@@ -17,30 +19,27 @@ use ::glommio::io::BufferedFile;
 use ::glommio::net::{TcpListener, TcpStream};
 use ::glommio::timer::Timer;
 use ::glommio::{LocalExecutorBuilder, Placement, Task};
-use futures_lite::io::{AsyncRead, AsyncWrite};
-use futures_lite::{FutureExt, future};
+use futures_lite::FutureExt;
 use heronry_engine::{Nanos, ShardId};
 use heronry_numa::Clock;
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
+use tasks::{
+    Finished, Meeting, Outcome, SharedStream, accept, read, receive, send, watch_bell,
+    write_durable,
+};
 
 /// Locked memory that glommio demands per executor.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 /// Memory of an executor for its registered buffers.
 const IO_MEMORY_BYTES: usize = 1 << 20;
-/// Longest `Received`.
-const RECEIVE_BYTES_MAX: usize = 16 << 10;
-/// Vectors kept for the next `Received`.
-const SPARE_COUNT_MAX: usize = 64;
 /// Longest single wait; a park without an end waits again.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Wait of a park that is not to wait (L2): the shortest that makes the main future sleep.
@@ -69,94 +68,6 @@ pub fn run_on_glommio<F: Future>(
     )?;
     Ok(executor.run(async move { make().await }))
 }
-
-/// What a task of the driver reports.
-enum Outcome {
-    Accepted(TcpStream),
-    Received(Vec<u8>),
-    EndOfStream,
-    Sent(Vec<u8>),
-    Read(Vec<u8>),
-    Written(Vec<u8>),
-    Cancelled,
-    Failed(i32),
-}
-
-impl Outcome {
-    fn is_last(&self) -> bool {
-        !matches!(self, Outcome::Accepted(_) | Outcome::Received(_))
-    }
-}
-
-struct Finished {
-    token: Token,
-    handle: Option<Handle>,
-    outcome: Outcome,
-}
-
-/// Where tasks and loop meet. Borrows are short and never held across an await.
-struct Meeting {
-    finished: RefCell<VecDeque<Finished>>,
-    /// Our doorbell rang since the last park.
-    rung: Cell<bool>,
-    parked: RefCell<Option<Waker>>,
-    /// Tasks that wait for the next poll (L1).
-    waiting: RefCell<Vec<Waker>>,
-    poll_count: Cell<u64>,
-    scratch: RefCell<Vec<u8>>,
-    spare: RefCell<Vec<Vec<u8>>>,
-}
-
-impl Meeting {
-    fn finish(&self, token: Token, handle: Option<Handle>, outcome: Outcome) {
-        self.finished.borrow_mut().push_back(Finished { token, handle, outcome });
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.parked.take() {
-            waker.wake();
-        }
-    }
-
-    fn has_news(&self) -> bool {
-        self.rung.get() || !self.finished.borrow().is_empty()
-    }
-
-    /// Until something finished or the doorbell rang.
-    async fn news(&self) {
-        future::poll_fn(|context| {
-            if self.has_news() {
-                return Poll::Ready(());
-            }
-            self.parked.replace(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await;
-    }
-
-    /// Until the loop has polled (L1).
-    async fn polled(&self) {
-        let seen = self.poll_count.get();
-        future::poll_fn(|context| {
-            if self.poll_count.get() != seen {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().push(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    fn copy_of(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut copy = self.spare.borrow_mut().pop().unwrap_or_default();
-        copy.clear();
-        copy.extend_from_slice(bytes);
-        copy
-    }
-}
-
-type SharedStream = Rc<RefCell<TcpStream>>;
 
 /// What stands behind a handle. What a descriptor is shows at its first operation.
 enum Kind {
@@ -195,15 +106,7 @@ impl Glommio {
             .try_clone_to_owned()
             .map_err(|source| DriverError::Setup { step: "dup of the doorbell", source })?;
         descriptor::clear_status_flags(&mine, libc::O_NONBLOCK);
-        let meeting = Rc::new(Meeting {
-            finished: RefCell::default(),
-            rung: Cell::new(false),
-            parked: RefCell::default(),
-            waiting: RefCell::default(),
-            poll_count: Cell::new(0),
-            scratch: RefCell::new(vec![0; RECEIVE_BYTES_MAX]),
-            spare: RefCell::default(),
-        });
+        let meeting = Rc::new(Meeting::new());
         let bell = ::glommio::spawn_local(watch_bell(meeting.clone(), mine));
         Ok(Glommio {
             meeting,
@@ -322,117 +225,6 @@ impl Glommio {
     }
 }
 
-/// Waits on our eventfd for ever.
-async fn watch_bell(meeting: Rc<Meeting>, bell: OwnedFd) {
-    let bell: BufferedFile = descriptor::hand_over(bell);
-    loop {
-        if let Err(error) = bell.read_at(0, ONE.len()).await {
-            debug_assert!(false, "the doorbell cannot be read: {error}");
-            return;
-        }
-        meeting.rung.set(true);
-        meeting.wake();
-    }
-}
-
-async fn accept(
-    meeting: Rc<Meeting>,
-    listener: Rc<TcpListener>,
-    token: Token,
-    handle: Handle,
-) -> Outcome {
-    loop {
-        match listener.accept().await {
-            Ok(stream) => {
-                // Fails on Unix sockets, which need none.
-                let _ = stream.set_nodelay(true);
-                meeting.finish(token, Some(handle), Outcome::Accepted(stream));
-                meeting.polled().await;
-            }
-            Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
-                libc::ECONNABORTED | libc::EINTR | libc::EAGAIN => {}
-                errno => return Outcome::Failed(errno),
-            },
-        }
-    }
-}
-
-async fn receive(
-    meeting: Rc<Meeting>,
-    stream: SharedStream,
-    token: Token,
-    handle: Handle,
-) -> Outcome {
-    loop {
-        let received = future::poll_fn(|context| {
-            let mut scratch = meeting.scratch.borrow_mut();
-            let mut stream = stream.borrow_mut();
-            let read = Pin::new(&mut *stream).poll_read(context, &mut scratch);
-            read.map_ok(|bytes| meeting.copy_of(&scratch[..bytes]))
-        })
-        .await;
-        match received {
-            Ok(bytes) if bytes.is_empty() => return Outcome::EndOfStream,
-            Ok(bytes) => {
-                meeting.finish(token, Some(handle), Outcome::Received(bytes));
-                meeting.polled().await;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Outcome::Failed(errno_of(&error)),
-        }
-    }
-}
-
-async fn send(stream: SharedStream, bytes: Vec<u8>) -> Outcome {
-    let mut done_bytes = 0;
-    while done_bytes < bytes.len() {
-        let sent = future::poll_fn(|context| {
-            Pin::new(&mut *stream.borrow_mut()).poll_write(context, &bytes[done_bytes..])
-        })
-        .await;
-        match sent {
-            Ok(0) => return Outcome::Failed(libc::EPIPE),
-            Ok(sent_bytes) => done_bytes += sent_bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Outcome::Failed(errno_of(&error)),
-        }
-    }
-    Outcome::Sent(bytes)
-}
-
-async fn read(file: Rc<BufferedFile>, offset: u64, len_bytes: usize) -> Outcome {
-    let mut bytes = Vec::with_capacity(len_bytes);
-    while bytes.len() < len_bytes {
-        match file.read_at(offset + bytes.len() as u64, len_bytes - bytes.len()).await {
-            Ok(read) if read.is_empty() => break,
-            Ok(read) => bytes.extend_from_slice(&read),
-            Err(error) => return Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
-        }
-    }
-    Outcome::Read(bytes)
-}
-
-async fn write_durable(file: Rc<BufferedFile>, offset: u64, bytes: Vec<u8>) -> Outcome {
-    let mut done_bytes = 0;
-    while done_bytes < bytes.len() {
-        // glommio keeps the vector it writes: it gets a copy, ours goes back to the loop.
-        let rest = bytes[done_bytes..].to_vec();
-        match file.write_at(rest, offset + done_bytes as u64).await {
-            Ok(0) => return Outcome::Failed(libc::EIO),
-            Ok(written_bytes) => done_bytes += written_bytes,
-            Err(error) => return Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
-        }
-    }
-    match file.fdatasync().await {
-        Ok(()) => Outcome::Written(bytes),
-        Err(error) => Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
-    }
-}
-
-fn errno_of(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
-}
-
 impl Driver for Glommio {
     fn name(&self) -> &'static str {
         "glommio"
@@ -486,10 +278,7 @@ impl Driver for Glommio {
                 }
                 Outcome::Received(bytes) => {
                     each(Completion { token, last, done: Done::Received(&bytes) });
-                    let mut spare = self.meeting.spare.borrow_mut();
-                    if spare.len() < SPARE_COUNT_MAX {
-                        spare.push(bytes);
-                    }
+                    self.meeting.recycle(bytes);
                     continue;
                 }
                 Outcome::EndOfStream => Done::EndOfStream,
@@ -502,10 +291,7 @@ impl Driver for Glommio {
             each(Completion { token, last, done });
         }
         self.meeting.finished.replace(finished);
-        self.meeting.poll_count.set(self.meeting.poll_count.get() + 1);
-        for waker in self.meeting.waiting.borrow_mut().drain(..) {
-            waker.wake();
-        }
+        self.meeting.has_polled();
         if !self.timers.is_empty() {
             let now = self.now();
             while let Some(token) = self.timers.expired(now) {

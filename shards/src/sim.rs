@@ -8,12 +8,16 @@
 //!     returns of `park`, chunks of any length, delays, and (if asked) resets and disk errors.
 //! S3  the loop suspends in `park` only, always once, so that shards interleave at every pass.
 
+mod config;
 mod disk;
+mod driver;
 mod socket;
 
+pub use config::WorldConfig;
+pub use driver::SimDriver;
 pub use socket::SimClient;
 
-use crate::driver::{Completion, Done, Driver, Handle, Op, Token};
+use crate::driver::{Handle, Op, Token};
 use crate::handles::Handles;
 use crate::timers::Timers;
 use disk::Disk;
@@ -23,73 +27,12 @@ use socket::{Conn, ConnIdx};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 /// A shard's running loop; `None` once it ended or was killed. Indexed by `ShardId`.
 pub type ShardFuture<'a> = Option<Pin<Box<dyn Future<Output = ()> + 'a>>>;
-
-/// What the world is like. All times are virtual.
-#[derive(Clone, Debug)]
-pub struct WorldConfig {
-    /// Decides everything that is left open below.
-    pub seed: u64,
-    /// Longest way of bytes, connections and closes between a client and a shard.
-    pub network_delay_max: Nanos,
-    /// Longest piece in which bytes arrive.
-    pub chunk_bytes_max: usize,
-    /// Bytes a client may have unread before a shard's send waits.
-    pub window_bytes: usize,
-    /// Longest way of a doorbell.
-    pub bell_delay_max: Nanos,
-    /// Longest time one pass of a shard's loop takes.
-    pub pass_max: Nanos,
-    /// Of a million steps, how many wake a parked shard for nothing.
-    pub spurious_per_million: u32,
-    /// Of a million connections, how many are reset at some time within a second.
-    pub resets_per_million: u32,
-    /// Longest time of a read or write of the disk.
-    pub disk_delay_max: Nanos,
-    /// Of a million disk operations, how many fail (`ENOSPC`, `EIO`).
-    pub disk_errors_per_million: u32,
-    /// Open handles per shard, past which accepting fails with `EMFILE`.
-    pub handles_max: usize,
-}
-
-impl WorldConfig {
-    /// A world without faults: only order, pieces and delays vary.
-    pub fn calm(seed: u64) -> WorldConfig {
-        WorldConfig {
-            seed,
-            network_delay_max: Nanos::from_us(50),
-            chunk_bytes_max: 4096,
-            window_bytes: 64 << 10,
-            bell_delay_max: Nanos::from_us(20),
-            pass_max: Nanos::from_us(2),
-            spurious_per_million: 10_000,
-            resets_per_million: 0,
-            disk_delay_max: Nanos::from_us(200),
-            disk_errors_per_million: 0,
-            handles_max: usize::MAX,
-        }
-    }
-
-    /// A world with faults: tiny pieces, long delays, resets, disk errors.
-    pub fn rough(seed: u64) -> WorldConfig {
-        WorldConfig {
-            network_delay_max: Nanos::from_ms(2),
-            chunk_bytes_max: 64,
-            window_bytes: 1 << 10,
-            bell_delay_max: Nanos::from_us(500),
-            spurious_per_million: 100_000,
-            resets_per_million: 50_000,
-            disk_errors_per_million: 20_000,
-            ..WorldConfig::calm(seed)
-        }
-    }
-}
 
 /// What a step of the world did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -265,7 +208,7 @@ impl World {
     /// The driver of a shard: its first, or after [`World::kill`] a fresh one.
     pub fn driver(&self, shard: ShardId) -> SimDriver {
         let life = self.inner.borrow().seats[usize::from(shard.0)].life;
-        SimDriver { world: self.clone(), shard, life }
+        SimDriver::new(self.clone(), shard, life)
     }
 
     /// Virtual time.
@@ -520,104 +463,5 @@ impl Inner {
         for socket in accepted {
             self.close(shard, socket);
         }
-    }
-}
-
-/// The driver of one life of one shard. See [`Driver`].
-#[derive(Debug)]
-pub struct SimDriver {
-    world: World,
-    shard: ShardId,
-    life: u32,
-}
-
-impl SimDriver {
-    fn alive(&self) -> bool {
-        self.world.inner.borrow_mut().seat_of_life(self.shard, self.life).is_some()
-    }
-
-    fn take_finished(&self) -> VecDeque<Finished> {
-        let mut inner = self.world.inner.borrow_mut();
-        let now = inner.now;
-        let Some(seat) = inner.seat_of_life(self.shard, self.life) else {
-            return VecDeque::new();
-        };
-        seat.rung = false;
-        while let Some(token) = seat.timers.expired(now) {
-            seat.finish(token, None, Outcome::Expired);
-        }
-        std::mem::take(&mut seat.finished)
-    }
-}
-
-impl Driver for SimDriver {
-    fn name(&self) -> &'static str {
-        "sim"
-    }
-
-    /// Any descriptor becomes a virtual listener; it is closed, for nothing real is touched.
-    fn adopt(&mut self, fd: OwnedFd) -> Handle {
-        drop(fd);
-        self.world.listen(self.shard)
-    }
-
-    fn submit(&mut self, token: Token, op: Op) {
-        if self.alive() {
-            self.world.inner.borrow_mut().submit(self.shard, token, op);
-        }
-    }
-
-    fn poll(&mut self, each: &mut dyn FnMut(Completion<'_>)) -> usize {
-        let finished = self.take_finished();
-        let count = finished.len();
-        for Finished { token, outcome, .. } in finished {
-            let last = outcome.is_last();
-            let received;
-            let done = match outcome {
-                Outcome::Accepted(handle) => Done::Accepted(handle),
-                Outcome::Received(bytes) => {
-                    received = bytes;
-                    Done::Received(&received)
-                }
-                Outcome::EndOfStream => Done::EndOfStream,
-                Outcome::Sent(bytes) => Done::Sent(bytes),
-                Outcome::Read(bytes) => Done::Read(bytes),
-                Outcome::Written(bytes) => Done::Written(bytes),
-                Outcome::Expired => Done::Expired,
-                Outcome::Cancelled => Done::Cancelled,
-                Outcome::Failed(errno) => Done::Failed { errno },
-            };
-            each(Completion { token, last, done });
-        }
-        count
-    }
-
-    async fn park(&mut self, until: Nanos) {
-        if let Some(seat) = self.world.inner.borrow_mut().seat_of_life(self.shard, self.life) {
-            seat.parked = Some(until);
-            seat.woken = false;
-        }
-        std::future::poll_fn(|_| {
-            let mut inner = self.world.inner.borrow_mut();
-            match inner.seat_of_life(self.shard, self.life) {
-                Some(seat) if seat.woken => {
-                    seat.parked = None;
-                    Poll::Ready(())
-                }
-                _ => Poll::Pending,
-            }
-        })
-        .await;
-    }
-
-    fn doorbell(&mut self, shard: ShardId) {
-        let inner = &mut *self.world.inner.borrow_mut();
-        let delay = inner.random_span(inner.config.bell_delay_max);
-        let at = inner.now.after(delay);
-        inner.schedule(at, Event::Bell(shard));
-    }
-
-    fn now(&self) -> Nanos {
-        self.world.now()
     }
 }
