@@ -242,3 +242,43 @@ impl ControlBlock {
         self.alarmed() && self.wake.alarm.swap(0, Ordering::AcqRel) != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{ShardPlan, Shared};
+    use heronry_engine::ShardId;
+
+    #[test]
+    fn c2_any_bits_are_valid() {
+        let shared = Shared::create(ShardPlan { shard_count: 1, ring_bytes: 4096 }).unwrap();
+        let block = shared.block(ShardId(0));
+        for bits in [0, 1, 5, 255, 256, u64::MAX] {
+            block.state.state.store(bits, Ordering::Relaxed);
+            block.state.cpu.store(bits, Ordering::Relaxed);
+            block.pulse.key_len_bytes.store(bits, Ordering::Relaxed);
+            block.pulse.turn_start_ns.store(bits, Ordering::Relaxed);
+            block.pulse.key.iter().for_each(|cell| cell.store(bits, Ordering::Relaxed));
+            assert!(!block.state().name().is_empty());
+            let _ = (block.cpu(), block.running());
+        }
+    }
+
+    #[test]
+    fn c1_the_running_turn_is_told_with_its_key() {
+        let shared = Shared::create(ShardPlan { shard_count: 2, ring_bytes: 4096 }).unwrap();
+        let block = shared.block(ShardId(1));
+        assert_eq!(block.running(), None);
+        for key in ["a/b".to_owned(), "notebook/12345678".to_owned(), "t/".repeat(200)] {
+            block.begin_turn(Nanos(77), key.as_bytes());
+            let told = key[..key.len().min(KEY_BYTES_MAX)].to_owned();
+            assert_eq!(block.running(), Some((Nanos(77), told)));
+            block.end_turn();
+            assert_eq!(block.running(), None);
+        }
+        block.set_cpu(Some(0));
+        assert_eq!(block.cpu(), Some(0));
+        block.set_cpu(None);
+        assert_eq!((block.cpu(), block.state()), (None, ShardState::Empty));
+    }
+}

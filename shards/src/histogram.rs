@@ -5,15 +5,13 @@
 //!     at most 1/32 of its lowest value wide, so a percentile is off by 3.2 % at most.
 //! H2  a block has one writer; a reader sees each bucket whole, and buckets of slightly
 //!     different moments.
-//!
-//! Values below 64 have a bucket each; above, each power of two has 32. 1,024 buckets reach
-//! 2^36 ns (68 s); longer values count in the last one, and in `max_ns` exactly.
 
 use crate::sync::{AtomicU64, Ordering};
 
 const SUB_BITS: u32 = 5;
 const VALUE_BITS: u32 = 36;
-/// Buckets of one histogram.
+/// Buckets of one histogram: values below 64 have one each; above, each power of two has 32, up
+/// to 2^36 ns (68 s). Longer values count in the last one, and in `max_ns` exactly.
 pub const BUCKET_COUNT: usize = ((VALUE_BITS - SUB_BITS + 1) as usize) << SUB_BITS;
 const _: () = assert!(BUCKET_COUNT == 1024);
 
@@ -181,4 +179,69 @@ fn lowest(bucket: usize) -> u64 {
 /// The largest value that `bucket` counts.
 fn highest(bucket: usize) -> u64 {
     lowest(bucket + 1) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{ShardPlan, Shared};
+    use heronry_engine::ShardId;
+
+    fn values() -> impl Iterator<Item = u64> {
+        let edges = (0..VALUE_BITS).flat_map(|bit| [1u64 << bit, (1 << bit) + 1, (2 << bit) - 1]);
+        (0..5_000).chain(edges).chain((0..2_000).map(|n| n * 33_554_393))
+    }
+
+    #[test]
+    fn h1_every_value_is_in_its_bucket_and_buckets_are_narrow() {
+        for value in values() {
+            let bucket = bucket_of(value);
+            assert!((lowest(bucket)..=highest(bucket)).contains(&value), "{value} in {bucket}");
+            let width = highest(bucket) - lowest(bucket) + 1;
+            assert!(width == 1 || width * 32 <= lowest(bucket), "{value}: {width} wide");
+        }
+        for bucket in 1..BUCKET_COUNT {
+            assert_eq!(lowest(bucket), highest(bucket - 1) + 1, "buckets leave no gap");
+        }
+        assert_eq!(highest(BUCKET_COUNT - 1), (1 << VALUE_BITS) - 1);
+        assert_eq!(bucket_of(u64::MAX), BUCKET_COUNT - 1);
+    }
+
+    #[test]
+    fn h1_percentiles_are_close_to_those_of_the_sorted_values() {
+        let shared = Shared::create(ShardPlan { shard_count: 1, ring_bytes: 4096 }).unwrap();
+        let block = shared.turn_hist(ShardId(0));
+        assert_eq!(block.snapshot().percentile_ns(99.0), 0);
+        let mut sorted: Vec<u64> = values().collect();
+        sorted.iter().for_each(|value| block.record(*value));
+        sorted.sort_unstable();
+        let snapshot = block.snapshot();
+        assert_eq!(snapshot.count(), sorted.len() as u64);
+        assert_eq!(snapshot.max_ns(), *sorted.last().unwrap());
+        assert_eq!(snapshot.mean_ns(), sorted.iter().sum::<u64>() / sorted.len() as u64);
+        for percent in [0.0, 1.0, 50.0, 90.0, 99.0, 99.9, 100.0] {
+            let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+            let exact = sorted[rank.max(1) - 1];
+            let told = snapshot.percentile_ns(percent);
+            assert!(told >= exact && told <= exact + exact / 32, "p{percent}: {told}, not {exact}");
+        }
+        assert_eq!(snapshot.pairs().map(|(_, count)| count).sum::<u64>(), snapshot.count());
+    }
+
+    #[test]
+    fn h2_snapshots_add_and_subtract() {
+        let shared = Shared::create(ShardPlan { shard_count: 2, ring_bytes: 4096 }).unwrap();
+        let (left, right) = (shared.turn_hist(ShardId(0)), shared.turn_hist(ShardId(1)));
+        left.record(10);
+        let before = left.snapshot();
+        left.record(1_000);
+        left.record(20_000);
+        right.record(5);
+        let recent = left.snapshot().since(&before);
+        assert_eq!((recent.count(), recent.percentile_ns(50.0) / 100), (2, 10));
+        assert_eq!(left.snapshot().since(&left.snapshot()), Snapshot::default());
+        let mut both = left.snapshot();
+        both.merge(&right.snapshot());
+        assert_eq!((both.count(), both.percentile_ns(0.0), both.max_ns()), (4, 5, 20_000));
+    }
 }

@@ -1,27 +1,24 @@
 //! One shard's end of the mesh: whole messages to and from every peer.
 //!
-//! Owns: cutting messages into records and joining them, backlogs, generations, doorbells, the
-//! decision whether it is safe to sleep.  Not: the rings' words (`ring`), what messages mean.
+//! Owns: joining records to messages, generations, doorbells, the decision whether it is safe to
+//! sleep.  Not: the rings' words (`ring`), what waits for room (`mesh/peer`), what messages mean.
 //! M1  messages from one shard to another arrive whole, once, in the order sent, while both
 //!     generations last and no ring is damaged.
-//! M2  a shard has one `Mesh` at a time; attaching begins a new generation and discards what was
-//!     queued to the shard.
-//! M3  a peer's new state is reported by `changed_peers` before anything of its new generation is
-//!     delivered, and nothing of its older ones is after it; what was written for an older
-//!     generation of this shard is dropped.
-//! M4  a backlog takes requests up to one ring's length per peer (and always one message);
-//!     answers are taken always, as they are bounded by the requests that were admitted.
-//! M5  `announce_park` says true only when every message and every room for a waiting message
-//!     that comes later will ring this shard's doorbell.
+//! M2  a shard has one `Mesh` at a time; attaching begins a generation and discards what was queued.
+//! M3  a peer's new state is told by `changed_peers` before anything of its new generation is
+//!     handed over, and nothing of its older ones is after it.
+//! M5  `announce_park` says true only when whatever comes later will ring this shard's doorbell.
+
+mod peer;
 
 use crate::control::{ControlBlock, ShardState};
 use crate::counters::Counter;
-use crate::ring::{Look, Next, Push, Reader, Record, Ring, Tag, Writer};
+use crate::ring::{Look, Next, Reader, Record, Tag, Writer};
 use crate::shared::Shared;
 use crate::sync::{Ordering, fence};
 use heronry_engine::ShardId;
 use heronry_engine::limits::PAYLOAD_BYTES_MAX;
-use std::collections::VecDeque;
+use peer::{Due, Peer};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -90,47 +87,6 @@ pub struct Mesh {
     not_send: PhantomData<*const ()>,
 }
 
-/// What this shard keeps about one peer.
-#[derive(Debug)]
-struct Peer {
-    known: PeerState,
-    writer: Writer,
-    reader: Reader,
-    backlog: VecDeque<Waiting>,
-    backlog_bytes: usize,
-    assembly: Option<Vec<u8>>,
-    due: Due,
-}
-
-/// What the next `publish` owes a peer.
-#[derive(Debug, Default)]
-struct Due {
-    /// In the list of peers to look at.
-    listed: bool,
-    /// Records were written: wake it.
-    written: bool,
-    /// Records were read: wake it if it waits for room.
-    released: bool,
-    /// Its index was impossible: wake it to verify.
-    alarmed: bool,
-    /// Its state changed and `changed_peers` has not said so yet.
-    changed: bool,
-}
-
-/// A message that did not fit its ring yet.
-#[derive(Debug)]
-struct Waiting {
-    bytes: Box<[u8]>,
-    progress: Progress,
-}
-
-/// How much of a message is in its ring.
-#[derive(Clone, Copy, Default, Debug)]
-struct Progress {
-    begun: bool,
-    sent_bytes: usize,
-}
-
 impl Mesh {
     /// Takes `me`'s seat and begins its next generation (M2). The state stays as it is: peers
     /// reach this shard once `Shared::set_state` says `Up`.
@@ -140,14 +96,9 @@ impl Mesh {
             shared.shards().map(|peer| Reader::attach(shared.ring(peer, me))).collect();
         let generation = shared.begin_life(me);
         let change_count = shared.change_count();
-        let peers = shared.shards().zip(readers).map(|(peer, reader)| Peer {
-            known: state_of(shared.block(peer)),
-            writer: Writer::attach(shared.ring(me, peer)),
-            reader,
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
-            assembly: None,
-            due: Due::default(),
+        let peers = shared.shards().zip(readers).map(|(peer, reader)| {
+            let writer = Writer::attach(shared.ring(me, peer));
+            Peer::new(state_of(shared.block(peer)), writer, reader)
         });
         let peers = peers.collect();
         Mesh {
@@ -185,7 +136,7 @@ impl Mesh {
 
     /// Bytes of messages that wait for room in the ring to `peer`.
     pub fn backlog_bytes(&self, peer: ShardId) -> usize {
-        self.peers[usize::from(peer.0)].backlog_bytes
+        self.peers[usize::from(peer.0)].backlog_bytes()
     }
 
     /// Takes a message for `to`; it becomes visible there at the next `publish`, or when room
@@ -200,26 +151,16 @@ impl Mesh {
         if to != self.me && !peer.known.state.reachable() {
             return Err(MeshError::Down { to, state: peer.known.state });
         }
-        let backlog_bytes = peer.backlog_bytes;
-        if !peer.backlog.is_empty()
-            && urgency == Urgency::Request
-            && backlog_bytes + len_bytes > backlog_bytes_max
-        {
+        let backlog_bytes = peer.backlog_bytes();
+        let full = peer.is_behind() && backlog_bytes + len_bytes > backlog_bytes_max;
+        if full && urgency == Urgency::Request {
             return Err(MeshError::Full { to, backlog_bytes, backlog_bytes_max });
         }
-        let mut progress = Progress::default();
-        let direct = peer.backlog.is_empty();
-        let ring = self.shared.ring(self.me, to);
         let tag = tag(self.generation, peer.known.generation);
-        let push = if direct { peer.write(ring, tag, bytes, &mut progress) } else { Push::Full };
-        if push != Push::Done {
-            peer.backlog.push_back(Waiting { bytes: bytes.into(), progress });
-            peer.backlog_bytes += len_bytes;
-        }
-        peer.due.written |= direct;
+        let resets = peer.send(self.shared.ring(self.me, to), tag, bytes);
         peer.due.list(to, &mut self.due);
         let counters = self.shared.counters(self.me);
-        counters.add(Counter::MeshResets, u64::from(push == Push::Reset));
+        counters.add(Counter::MeshResets, resets);
         counters.add(Counter::HopsOut, 1);
         Ok(())
     }
@@ -248,7 +189,7 @@ impl Mesh {
             let wanted = peer.due.written
                 || peer.due.alarmed
                 || peer.due.released && shared.ring(*to, *me).claim_starved();
-            let listed = !peer.backlog.is_empty();
+            let listed = peer.is_behind();
             peer.due = Due { listed, changed: peer.due.changed, ..Due::default() };
             if wanted && to != me && shared.block(*to).park_flag().claim() {
                 bell(*to);
@@ -297,20 +238,20 @@ impl Mesh {
         }
         self.verify_all();
         let Mesh { shared, me, peers, .. } = self;
+        let flag = shared.block(*me).park_flag();
+        flag.announce();
         for (other, peer) in shared.shards().zip(peers.iter_mut()) {
             peer.reader.heal(shared.ring(other, *me));
-            if !peer.backlog.is_empty() {
+            if peer.is_behind() {
                 peer.writer.starve(shared.ring(*me, other));
             }
         }
-        let flag = shared.block(*me).park_flag();
-        flag.announce();
+        fence(Ordering::SeqCst);
         let news = shared.shards().zip(peers.iter()).any(|(other, peer)| {
-            let room = |waiting: &Waiting| {
-                let ring = shared.ring(*me, other);
-                peer.writer.has_room(ring, waiting.next_bytes(ring.record_bytes_max()))
-            };
-            peer.reader.has_news(shared.ring(other, *me)) || peer.backlog.front().is_some_and(room)
+            let ring = shared.ring(*me, other);
+            let next_bytes = peer.next_bytes(ring.record_bytes_max());
+            peer.reader.has_news(shared.ring(other, *me))
+                || next_bytes.is_some_and(|len_bytes| peer.writer.has_room(ring, len_bytes))
         });
         let changed = shared.change_count() != self.change_count || shared.block(*me).alarmed();
         if news || changed {
@@ -340,7 +281,11 @@ impl Mesh {
     fn refresh_peer(&mut self, shard: ShardId) -> bool {
         let now = state_of(self.shared.block(shard));
         let peer = &mut self.peers[usize::from(shard.0)];
-        if now == peer.known || shard == self.me {
+        if shard == self.me {
+            peer.known.state = now.state;
+            return false;
+        }
+        if now == peer.known {
             return false;
         }
         let renewed = now.generation != peer.known.generation;
@@ -349,10 +294,7 @@ impl Mesh {
             peer.assembly = None;
         }
         if renewed || !now.state.reachable() {
-            let counters = self.shared.counters(self.me);
-            counters.add(Counter::MeshDrops, peer.backlog.len() as u64);
-            peer.backlog.clear();
-            peer.backlog_bytes = 0;
+            self.shared.counters(self.me).add(Counter::MeshDrops, peer.drop_backlog());
         }
         if !peer.due.changed {
             peer.due.changed = true;
@@ -465,67 +407,6 @@ impl Mesh {
     }
 }
 
-impl Peer {
-    /// Stages what is left of a message. Not `Done`: `progress` says how far it came.
-    fn write(&mut self, ring: Ring<'_>, tag: Tag, bytes: &[u8], progress: &mut Progress) -> Push {
-        loop {
-            let left = &bytes[progress.sent_bytes..];
-            let len = left.len().min(ring.record_bytes_max());
-            let last = len == left.len();
-            let tag = Tag { first: !progress.begun, last, ..tag };
-            match self.writer.push(ring, tag, &left[..len]) {
-                Push::Done if last => return Push::Done,
-                Push::Done => {
-                    *progress = Progress { begun: true, sent_bytes: progress.sent_bytes + len }
-                }
-                Push::Full => return Push::Full,
-                Push::Reset => {
-                    *progress = Progress::default();
-                    return Push::Reset;
-                }
-            }
-        }
-    }
-
-    /// Stages as much of the backlog as there is room for. Returns how often the ring was reset.
-    fn flush(&mut self, ring: Ring<'_>, tag: Tag) -> u64 {
-        while let Some(mut waiting) = self.backlog.pop_front() {
-            let before = waiting.progress.sent_bytes;
-            let push = self.write(ring, tag, &waiting.bytes, &mut waiting.progress);
-            self.due.written |= push == Push::Done || waiting.progress.sent_bytes > before;
-            if push != Push::Done {
-                self.backlog.push_front(waiting);
-                return u64::from(push == Push::Reset);
-            }
-            self.backlog_bytes -= waiting.bytes.len();
-        }
-        0
-    }
-
-    /// After a reset the records of a half-sent message may be gone: it starts over.
-    fn restart_front(&mut self) {
-        if let Some(front) = self.backlog.front_mut() {
-            front.progress = Progress::default();
-        }
-    }
-}
-
-impl Due {
-    fn list(&mut self, peer: ShardId, due: &mut Vec<ShardId>) {
-        if !self.listed {
-            self.listed = true;
-            due.push(peer);
-        }
-    }
-}
-
-impl Waiting {
-    /// Length of its next record.
-    fn next_bytes(&self, record_bytes_max: usize) -> usize {
-        (self.bytes.len() - self.progress.sent_bytes).min(record_bytes_max)
-    }
-}
-
 fn state_of(block: &ControlBlock) -> PeerState {
     PeerState { state: block.state(), generation: block.generation() }
 }
@@ -538,3 +419,6 @@ fn tag(from_generation: u64, to_generation: u64) -> Tag {
         to_generation: to_generation as u8,
     }
 }
+
+#[cfg(test)]
+mod tests;

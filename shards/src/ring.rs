@@ -3,33 +3,22 @@
 //! Owns: the index protocol, the record format, its checks, how a damaged ring heals, the park
 //! handshake.  Not: where rings lie (`shared`), messages, backlogs or peers (`mesh`).
 //! R1  a record is visible whole or not at all: one release store of `tail` publishes a batch.
-//! R2  what the other side wrote is checked before use: indices against the ring's length, a
-//!     record's length against the published range, its stamp against its place.
-//! R3  each side keeps its own index privately and only writes its own word; shared words are
-//!     copies. Damage costs records, never a panic, and both sides agree again: the reader
-//!     rewrites `head`, and a writer whose `tail` cannot follow from `head` moves to `head`.
-//! R4  announce, fence, look again, sleep on one side; write, fence, claim the flag on the other:
-//!     one of the two sees the other, so no wake-up is lost.
-//!
-//! | record bits | meaning                                             |
-//! |-------------|-----------------------------------------------------|
-//! | 0..28       | payload length in bytes                             |
-//! | 28, 29      | first, last record of its message                   |
-//! | 30..32      | 0                                                   |
-//! | 32..48      | stamp: hash of the record's position                |
-//! | 48..56      | generation of the shard it is for, lowest 8 bits    |
-//! | 56..64      | generation of the shard that wrote it, lowest 8 bits|
-//! | then        | the payload, little-endian words, zero-padded       |
+//! R2  indices, lengths and stamps that the other side wrote are checked before use.
+//! R3  each side keeps its index privately; the shared words are copies. Damage costs records,
+//!     never a panic, and both sides agree again: the reader rewrites `head`, and a writer whose
+//!     `tail` cannot follow from `head` moves to `head`.
+//! R4  announce, ask for room, fence, look again, sleep on one side; write, fence, claim on the
+//!     other: one of the two sees the other, so no wake-up is lost.
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Bytes of one ring word; positions and lengths inside a ring count words.
 pub const WORD_BYTES: usize = 8;
 /// A record takes at most one part in this many of its ring, so that a ring is never blocked by
 /// one record.
 pub const RECORD_SHARE: usize = 4;
-/// Smallest ring: room for a few records.
-pub const RING_WORDS_MIN: usize = 16;
+/// Smallest ring: room for a few short records.
+pub const RING_WORDS_MIN: usize = 8;
 /// Largest ring: a record's length must fit its 28 bits.
 pub const RING_WORDS_MAX: usize = (1 << 30) / WORD_BYTES;
 
@@ -136,7 +125,17 @@ pub enum Next {
     Corrupt,
 }
 
-/// A checked record head.
+/// A checked record head. A record in its ring:
+///
+/// | record bits | meaning                                             |
+/// |-------------|-----------------------------------------------------|
+/// | 0..28       | payload length in bytes                             |
+/// | 28, 29      | first, last record of its message                   |
+/// | 30..32      | 0                                                   |
+/// | 32..48      | stamp: hash of the record's position                |
+/// | 48..56      | generation of the shard it is for, lowest 8 bits    |
+/// | 56..64      | generation of the shard that wrote it, lowest 8 bits|
+/// | then        | the payload, little-endian words, zero-padded       |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record {
     /// Its tag.
@@ -163,6 +162,15 @@ impl<'a> Ring<'a> {
     pub fn claim_starved(&self) -> bool {
         let starved = &self.head.writer.starved;
         starved.load(Ordering::Relaxed) != 0 && starved.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// Damages a shared word: the writer's index, `starved`, the reader's index, or a record's.
+    #[cfg(test)]
+    pub(crate) fn scribble(&self, place: usize, bits: u64) {
+        let RingHead { writer, reader } = self.head;
+        let indices = [&writer.tail, &writer.starved, &reader.head];
+        let mut cells = indices.into_iter().chain(self.words);
+        cells.nth(place % (self.words.len() + 3)).unwrap().store(bits, Ordering::Relaxed);
     }
 
     fn word_count(&self) -> u64 {
@@ -245,10 +253,12 @@ impl Writer {
         reset
     }
 
-    /// Asks the reader to wake this side when it has read some. Then fence, look with
-    /// [`Writer::has_room`], and sleep only without room (R4).
+    /// Asks the reader to wake this side when it has read some. Call it after
+    /// [`ParkFlag::announce`], so that whoever takes the request sees the announcement; then
+    /// fence, look with [`Writer::has_room`], and sleep only without room (R4).
     pub fn starve(&self, ring: Ring<'_>) {
-        ring.head.writer.starved.store(1, Ordering::Relaxed);
+        // A swap, because it follows the reader's last claim in every thread's view.
+        ring.head.writer.starved.swap(1, Ordering::AcqRel);
     }
 
     /// Whether a payload of `len_bytes` fits, or the reader's index changed in an impossible
@@ -374,10 +384,11 @@ impl Record {
 pub struct ParkFlag(AtomicU64);
 
 impl ParkFlag {
-    /// The sleeper's announcement, ordered before its second look.
+    /// The sleeper's announcement. Then [`Writer::starve`] where there is no room, then a
+    /// sequentially consistent fence, then the second look. A swap, so that it follows the last
+    /// claim in every thread's view.
     pub fn announce(&self) {
-        self.0.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.0.swap(1, Ordering::AcqRel);
     }
 
     /// The sleeper is awake again.
@@ -444,3 +455,8 @@ fn load_words(words: &[AtomicU64], bytes: &mut [u8]) {
         chunk.copy_from_slice(&cell.load(Ordering::Relaxed).to_le_bytes());
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -6,21 +6,6 @@
 //!     killed at any instruction leaves a roster that reads back without that entry or with it.
 //! O2  what is read back is checked; the log ends at the first entry that is not one.
 //! O3  compaction writes the living elsewhere and switches with one store, so (O1) holds for it.
-//!
-//! | words     | what                                                              |
-//! |-----------|-------------------------------------------------------------------|
-//! | 0, 1      | magic, format                                                     |
-//! | 2         | which span is in force: 0 or 1                                    |
-//! | 4, 5      | span 0: first word, word count                                    |
-//! | 6, 7      | span 1: first word, word count                                    |
-//! | 512...    | entries, anywhere after the first page                            |
-//!
-//! | entry bits | what                                                             |
-//! |------------|------------------------------------------------------------------|
-//! | 0..8       | 1 birth, 2 end                                                   |
-//! | 8..16      | key length in bytes, then the key follows, zero-padded to words  |
-//! | 16..32     | check: hash of the other bits and of the key                     |
-//! | 32..64     | tenant                                                           |
 
 use crate::region::Region;
 use crate::sync::{AtomicU64, Ordering};
@@ -36,6 +21,15 @@ pub const COMPACT_BYTES_MIN: u64 = 1 << 20;
 /// Largest file of one roster, on both sides of a compaction.
 pub const ROSTER_BYTES_MAX: u64 = 16 << 30;
 
+/// The file:
+///
+/// | words     | what                                                              |
+/// |-----------|-------------------------------------------------------------------|
+/// | 0, 1      | magic, format                                                     |
+/// | 2         | which span is in force: 0 or 1                                    |
+/// | 4, 5      | span 0: first word, word count                                    |
+/// | 6, 7      | span 1: first word, word count                                    |
+/// | 512...    | entries, anywhere after the first page                            |
 const MAGIC: u64 = u64::from_le_bytes(*b"HERONROS");
 const FORMAT: u64 = 1;
 const PAGE_WORDS: u64 = 512;
@@ -106,7 +100,14 @@ struct Span {
     count: u64,
 }
 
-/// A checked entry, read back.
+/// A checked entry, read back. In the file:
+///
+/// | entry bits | what                                                             |
+/// |------------|------------------------------------------------------------------|
+/// | 0..8       | 1 birth, 2 end                                                   |
+/// | 8..16      | key length in bytes, then the key follows, zero-padded to words  |
+/// | 16..32     | check: hash of the other bits and of the key                     |
+/// | 32..64     | tenant                                                           |
 #[derive(Debug)]
 struct Entry {
     kind: u64,
@@ -197,7 +198,7 @@ impl Roster {
     ) -> Result<(), RosterError> {
         let old = self.span;
         // The living are a part of the births, so the new log is no longer than the old one.
-        let in_front = old.start - PAGE_WORDS >= old.count;
+        let in_front = old.start - PAGE_WORDS >= old.count + ENTRY_WORDS_MAX as u64;
         let start = if in_front { PAGE_WORDS } else { old.start + old.count };
         let end = if in_front { old.start } else { ROSTER_BYTES_MAX / WORD_BYTES };
         let mut next = Span { slot: old.slot ^ 1, start, count: 0 };
@@ -348,3 +349,6 @@ fn mix(check: u64, word: u64) -> u64 {
 fn seal(check: u64) -> u64 {
     mix(check, 0x5a3c) >> 48 << 16
 }
+
+#[cfg(test)]
+mod tests;

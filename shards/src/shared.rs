@@ -4,14 +4,6 @@
 //! S1  the layout is a function of (shard count, ring words); attach refuses a file whose header
 //!     or length says otherwise.
 //! S2  a fresh file is all zero, and all zero is empty: untouched rings cost no memory.
-//!
-//! | offset                     | what                                                   |
-//! |----------------------------|--------------------------------------------------------|
-//! | 0                          | header words: magic, layout, shard count, ring words   |
-//! | 128                        | node line: change count                                |
-//! | 4096 + s * seat            | shard s: control, counters, one histogram per latency  |
-//! | after the seats            | ring from a to b at (a * shards + b) * ring stride     |
-//! | in a ring                  | head (256 bytes), then the words; padded to 4096       |
 
 use crate::control::{ControlBlock, NodeLine, ShardState};
 use crate::counters::{COUNTER_SLOTS, Counter, CounterBlock};
@@ -29,6 +21,15 @@ pub const RING_BYTES_MIN: usize = 4096;
 /// Largest ring in bytes.
 pub const RING_BYTES_MAX: usize = 256 << 20;
 
+/// The layout:
+///
+/// | offset                     | what                                                   |
+/// |----------------------------|--------------------------------------------------------|
+/// | 0                          | header words: magic, layout, shard count, ring words   |
+/// | 128                        | node line: change count                                |
+/// | 4096 + s * seat            | shard s: control, counters, one histogram per latency  |
+/// | after the seats            | ring from a to b at (a * shards + b) * ring stride     |
+/// | in a ring                  | head (256 bytes), then the words; padded to 4096       |
 const MAGIC: u64 = u64::from_le_bytes(*b"HERONMEM");
 const LAYOUT: u64 = 1;
 const PAGE: usize = 4096;
@@ -259,4 +260,77 @@ fn check_word(word: &'static str, found: u64, expected: u64) -> Result<(), Share
         return Ok(());
     }
     Err(SharedError::Header { word, found, expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(shard_count: u16) -> ShardPlan {
+        ShardPlan { shard_count, ring_bytes: 4096 }
+    }
+
+    #[test]
+    fn s1_an_attached_copy_sees_the_same_memory() {
+        let shared = Shared::create(plan(3)).unwrap();
+        let other = Shared::attach(shared.fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!((other.shard_count(), other.ring_bytes()), (3, 4096));
+        shared.set_state(ShardId(2), ShardState::Up);
+        shared.counters(ShardId(1)).add(Counter::Turns, 7);
+        shared.hist(ShardId(0), Latency::Hop).record(9);
+        assert_eq!(other.block(ShardId(2)).state(), ShardState::Up);
+        assert_eq!(other.counters(ShardId(1)).get(Counter::Turns), 7);
+        assert_eq!(other.hist(ShardId(0), Latency::Hop).snapshot().max_ns(), 9);
+        assert_eq!(other.change_count(), 1);
+    }
+
+    #[test]
+    fn s1_another_file_or_layout_is_refused() {
+        let fresh = || Shared::create(plan(2)).unwrap();
+        for (idx, name) in HEADER.iter().enumerate() {
+            for bits in [0, 1, 3, 512, 1 << 40, u64::MAX] {
+                let shared = fresh();
+                let cell: &AtomicU64 = &shared.region.view(idx * 8, 1)[0];
+                if cell.swap(bits, Ordering::Relaxed) != bits {
+                    let fd = shared.fd().try_clone_to_owned().unwrap();
+                    assert!(Shared::attach(fd).is_err(), "{name} = {bits}");
+                }
+            }
+        }
+        let growing = Region::create("test", PAGE as u64, false).unwrap();
+        assert!(Shared::attach(growing.fd().try_clone_to_owned().unwrap()).is_err());
+        let plain = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        assert!(Shared::attach(plain).is_err());
+    }
+
+    #[test]
+    fn s1_plans_out_of_range_are_refused() {
+        assert!(matches!(Shared::create(plan(0)), Err(SharedError::Range { value: 0, .. })));
+        assert!(Shared::create(plan(SHARD_COUNT_MAX + 1)).is_err());
+        let odd = Shared::create(ShardPlan { shard_count: 1, ring_bytes: 5000 }).unwrap();
+        assert_eq!(odd.ring_bytes(), 8192);
+    }
+
+    #[test]
+    fn s2_blocks_and_rings_do_not_overlap() {
+        let shared = Shared::create(plan(3)).unwrap();
+        for shard in shared.shards() {
+            shared
+                .counters(shard)
+                .set(Counter::ALL[Counter::ALL.len() - 1], 1 + u64::from(shard.0));
+            shared.block(shard).begin_turn(heronry_engine::Nanos(9), &[b'k'; 255]);
+            Latency::ALL.iter().for_each(|latency| shared.hist(shard, *latency).record(u64::MAX));
+        }
+        for shard in shared.shards() {
+            let last = Counter::ALL[Counter::ALL.len() - 1];
+            let others = shared.counters(shard).rows().filter(|(name, _)| *name != last.name());
+            assert_eq!(others.map(|(_, value)| value).sum::<u64>(), 0);
+            assert_eq!(shared.counters(shard).get(last), 1 + u64::from(shard.0));
+            assert_eq!(shared.block(shard).generation(), 0);
+            for latency in Latency::ALL {
+                assert_eq!(shared.hist(shard, *latency).snapshot().count(), 1);
+            }
+        }
+        assert_eq!(shared.change_count(), 0);
+    }
 }
