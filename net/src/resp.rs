@@ -1,7 +1,7 @@
 //! RESP2 and RESP3 on the wire: bounds, errors, and the parts that both directions share.
 //!
-//! Owns: what a malformed stream is called. [`request`] decodes what clients send, [`encode`] writes
-//! what they get back, [`value`] is the client's side of the same.  Not: what commands mean.
+//! Owns: what a malformed stream is called. [`request`] decodes what clients send, [`encode`]
+//! writes what they get back, [`value`] is the client's side of it.  Not: what commands mean.
 //! P1  decoding a stream cut anywhere yields the same requests as decoding it whole.
 //! P2  memory held for an unfinished request is bounded by its limits, however long it lasts.
 //! P3  a payload that spans receives is copied once, into a buffer of exactly its size.

@@ -1,14 +1,15 @@
 //! The RESP gateway of a shard: sessions turn bytes into asks, and answers into bytes.
 //!
 //! Owns: per connection its protocol, name, authentication, undecoded bytes and reply order.
-//! Not: sockets, routing, verbs.  [`order`] keeps replies in order, [`local`] answers what needs
-//! no agent.
+//! Not: sockets, routing, verbs.  [`order`] keeps replies in order; [`local`] and [`server`]
+//! answer what needs no agent.
 //! Holds G1 and G2 of `shards::gateway`, S1 to S3 of [`order`].
 //! N1  a session with too much unanswered or unsent decodes nothing more until half has gone.
 //! N2  with a password set, nothing but HELLO, AUTH, RESET and QUIT runs before it was given.
 
 mod local;
 mod order;
+mod server;
 
 use crate::command::parse::{Asked, parse};
 use crate::command::{Action, Command, Lookup};

@@ -37,7 +37,7 @@ const CORPUS: &[&[u8]] = &[
     b"|1\r\n+k\r\n#t\r\n>2\r\n=5\r\ntxt:a\r\n,1.5\r\n",
     b"~1\r\n*2\r\n(123\r\n!5\r\nERR x\r\n",
     b"-LOST agent\r\n:-9223372036854775808\r\n,inf\r\n",
-    b"*6\r\n$10\r\nAGENT.LIST\r\n$6\r\nCURSOR\r\n$1\r\n1\r\n$5\r\nCOUNT\r\n$1\r\n5\r\n$4\r\nLOST\r\n",
+    b"*4\r\n$10\r\nAGENT.LIST\r\n$6\r\nCURSOR\r\n$1\r\n1\r\n$4\r\nLOST\r\n",
     b"*1\r\n$13\r\nAGENT.HOTTEST\r\n*1\r\n$4\r\nQUIT\r\n",
     b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n",
     b"COMMAND DOCS\r\nCOMMAND GETKEYS agent.send a/b c\r\nINFO all\r\nSHARD.LIST\r\n",

@@ -20,9 +20,9 @@ How to read the grammar: words in capitals are typed as they are, in any case; w
 letters stand for values; `[...]` may be left out; `a|b` is a choice; `...` repeats. Options come
 after the fixed arguments, in any order, each at most once.
 
-**Keys.** An agent's key is `template/name`; a branch that AGENT.FORK made is `template/name~branch`,
-and a branch of a branch adds another `~branch`. Keys are 3 to 255 bytes of visible ASCII; the template
-has 1 to 63 of them.
+**Keys.** An agent's key is `template/name`; a branch that AGENT.FORK made is
+`template/name~branch`, and a branch of a branch adds another `~branch`. Keys are 3 to 255 bytes of
+visible ASCII; the template has 1 to 63 of them.
 
 **Versions.** A version argument is a number as AGENT.VERSIONS lists it, or `@label` for a label
 that AGENT.CHECKPOINT gave.
@@ -38,6 +38,16 @@ follows it cannot be understood. A connection with `net.pipeline_max` unanswered
 
 ";
 
+const ERRORS: &str = "
+## Errors
+
+An error is `-CODE text`. Clients match on the code, which never changes; the text is for people.
+Unless it says otherwise, nothing was done.
+
+| code | meaning |
+|---|---|
+";
+
 /// docs/commands.md. Written by `cargo xtask docs`.
 pub fn commands_markdown() -> String {
     let mut out = String::from(PREFACE);
@@ -47,9 +57,7 @@ pub fn commands_markdown() -> String {
         let summary = command.summary;
         out.push_str(&format!("| [{}](#{anchor}) | {summary} |\n", command.name));
     }
-    out.push_str("\n## Errors\n\nAn error is `-CODE text`. Clients match on the code, which never \
-                  changes; the text is for people.\nUnless it says otherwise, nothing was done.\n\n");
-    out.push_str("| code | meaning |\n|---|---|\n");
+    out.push_str(ERRORS);
     for (code, meaning) in CODES {
         out.push_str(&format!("| {code} | {meaning} |\n"));
     }

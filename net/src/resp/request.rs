@@ -4,7 +4,7 @@
 //! in place: its arguments are views of the input.  Only the bytes of an unfinished one are kept.
 //! Not: commands; an empty request (`*0`, a blank line) comes out with no arguments.
 //! Holds P1, P2 and P3 of [`crate::resp`] for requests.
-//! Q1  bytes taken from the input belong to the present request; the next one's stay with the caller.
+//! Q1  bytes taken from the input are the present request's; the next one's stay with the caller.
 
 use super::{BIG_BULK_BYTES, ProtocolError, crlf, number_line};
 use bytes::Bytes;

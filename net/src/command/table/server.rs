@@ -151,6 +151,6 @@ const CONFIG: &[Command] = &[Command {
     ..row(
         "CONFIG|GET",
         Action::ConfigGet,
-        "What redis-benchmark asks for. The node's own configuration is read with `heronry config`.",
+        "What redis-benchmark asks for. The node's own configuration: `heronry config show`.",
     )
 }];
