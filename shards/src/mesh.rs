@@ -13,9 +13,8 @@ mod peer;
 
 use crate::control::{ControlBlock, ShardState};
 use crate::counters::Counter;
-use crate::ring::{Look, Next, Reader, Record, Tag, Writer};
+use crate::ring::{Look, Next, Reader, Record, Tag, Writer, barrier};
 use crate::shared::Shared;
-use crate::sync::{Ordering, fence};
 use heronry_engine::ShardId;
 use heronry_engine::limits::PAYLOAD_BYTES_MAX;
 use peer::{Due, Peer};
@@ -183,7 +182,7 @@ impl Mesh {
             shared.counters(*me).add(Counter::MeshResets, resets);
             peer.writer.publish(ring);
         }
-        fence(Ordering::SeqCst);
+        barrier();
         due.retain(|to| {
             let peer = &mut peers[usize::from(to.0)];
             let wanted = peer.due.written
@@ -246,7 +245,7 @@ impl Mesh {
                 peer.writer.starve(shared.ring(*me, other));
             }
         }
-        fence(Ordering::SeqCst);
+        barrier();
         let news = shared.shards().zip(peers.iter()).any(|(other, peer)| {
             let ring = shared.ring(*me, other);
             let next_bytes = peer.next_bytes(ring.record_bytes_max());

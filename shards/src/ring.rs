@@ -10,7 +10,7 @@
 //! R4  announce, ask for room, fence, look again, sleep on one side; write, fence, claim on the
 //!     other: one of the two sees the other, so no wake-up is lost.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Bytes of one ring word; positions and lengths inside a ring count words.
 pub const WORD_BYTES: usize = 8;
@@ -158,14 +158,14 @@ impl<'a> Ring<'a> {
     }
 
     /// Whether the writer asked to be woken when there is room; clears the request. Call after
-    /// [`Reader::release`] and a sequentially consistent fence (R4).
+    /// [`Reader::release`] and [`barrier`] (R4).
     pub fn claim_starved(&self) -> bool {
         let starved = &self.head.writer.starved;
         starved.load(Ordering::Relaxed) != 0 && starved.swap(0, Ordering::AcqRel) != 0
     }
 
     /// Damages a shared word: the writer's index, `starved`, the reader's index, or a record's.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn scribble(&self, place: usize, bits: u64) {
         let RingHead { writer, reader } = self.head;
         let indices = [&writer.tail, &writer.starved, &reader.head];
@@ -255,7 +255,7 @@ impl Writer {
 
     /// Asks the reader to wake this side when it has read some. Call it after
     /// [`ParkFlag::announce`], so that whoever takes the request sees the announcement; then
-    /// fence, look with [`Writer::has_room`], and sleep only without room (R4).
+    /// [`barrier`], look with [`Writer::has_room`], and sleep only without room (R4).
     pub fn starve(&self, ring: Ring<'_>) {
         // A swap, because it follows the reader's last claim in every thread's view.
         ring.head.writer.starved.swap(1, Ordering::AcqRel);
@@ -384,9 +384,9 @@ impl Record {
 pub struct ParkFlag(AtomicU64);
 
 impl ParkFlag {
-    /// The sleeper's announcement. Then [`Writer::starve`] where there is no room, then a
-    /// sequentially consistent fence, then the second look. A swap, so that it follows the last
-    /// claim in every thread's view.
+    /// The sleeper's announcement. Then [`Writer::starve`] where there is no room, then
+    /// [`barrier`], then the second look. A swap, so that it follows the last claim in every
+    /// thread's view.
     pub fn announce(&self) {
         self.0.swap(1, Ordering::AcqRel);
     }
@@ -397,7 +397,7 @@ impl ParkFlag {
     }
 
     /// Whether the shard sleeps and the caller is the one who must ring it. Call after
-    /// publishing and a sequentially consistent fence.
+    /// publishing and [`barrier`].
     pub fn claim(&self) -> bool {
         self.0.load(Ordering::Relaxed) != 0 && self.0.swap(0, Ordering::AcqRel) != 0
     }
@@ -406,6 +406,13 @@ impl ParkFlag {
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed) != 0
     }
+}
+
+/// Stands between a side's own stores and its look at what the other side stored (R4).
+/// Cost: one full fence.
+#[inline]
+pub fn barrier() {
+    fence(Ordering::SeqCst);
 }
 
 /// Sixteen bits that differ between neighbouring records and between laps of one place.

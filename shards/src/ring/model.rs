@@ -4,8 +4,8 @@
 //! R1  what a reader takes is what was written, in order, across the ring's end.
 //! R4  a sleeper with work or room is always woken: loom reports a lost wake-up as a deadlock.
 
-use super::{Look, Next, ParkFlag, Push, Reader, Ring, RingHead, Tag, Writer};
-use crate::sync::{AtomicU64, Ordering, fence};
+use super::{Look, Next, ParkFlag, Push, Reader, Ring, RingHead, Tag, Writer, barrier};
+use crate::sync::AtomicU64;
 use ::loom::sync::{Arc, Condvar, Mutex};
 use ::loom::thread;
 
@@ -70,14 +70,14 @@ impl World {
             while writer.push(self.ring(), TAG, &value.to_le_bytes()) == Push::Full {
                 self.writer_flag.announce();
                 writer.starve(self.ring());
-                fence(Ordering::SeqCst);
+                barrier();
                 if !writer.has_room(self.ring(), 8) {
                     self.writer_bell.wait();
                 }
                 self.writer_flag.clear();
             }
             writer.publish(self.ring());
-            fence(Ordering::SeqCst);
+            barrier();
             if self.reader_flag.claim() {
                 self.reader_bell.ring();
             }
@@ -91,14 +91,14 @@ impl World {
             if reader.look(self.ring()) == Look::Ready {
                 expected = self.take_all(reader, expected);
                 reader.release(self.ring());
-                fence(Ordering::SeqCst);
+                barrier();
                 if self.ring().claim_starved() && self.writer_flag.claim() {
                     self.writer_bell.ring();
                 }
                 continue;
             }
             self.reader_flag.announce();
-            fence(Ordering::SeqCst);
+            barrier();
             if !reader.has_news(self.ring()) {
                 self.reader_bell.wait();
             }
@@ -194,7 +194,7 @@ fn r4_a_reader_of_two_rings_is_woken_by_either() {
                 let mut writer = Writer::attach(other.ring());
                 assert_eq!(writer.push(other.ring(), TAG, &0u64.to_le_bytes()), Push::Done);
                 writer.publish(other.ring());
-                fence(Ordering::SeqCst);
+                barrier();
                 if home.reader_flag.claim() {
                     home.reader_bell.ring();
                 }
@@ -210,7 +210,7 @@ fn r4_a_reader_of_two_rings_is_woken_by_either() {
             }
             if count < 2 {
                 left.reader_flag.announce();
-                fence(Ordering::SeqCst);
+                barrier();
                 let mut pairs = worlds.into_iter().zip(&readers);
                 if !pairs.any(|(world, reader)| reader.has_news(world.ring())) {
                     left.reader_bell.wait();
