@@ -14,6 +14,7 @@ pub mod verify;
 use crate::context::Context;
 use crate::node::{Node, NodePlan};
 use crate::report::{Better, Report};
+use crate::sys;
 use azure::{Azure, Zipf};
 use clap::{Args, ValueEnum};
 use drive::{Driven, Pace};
@@ -34,6 +35,15 @@ pub enum Format {
     TauBench,
 }
 
+/// Which CPUs the node gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Placement {
+    /// All but the client's
+    Apart,
+    /// All, the client's too
+    Shared,
+}
+
 /// Arguments of `replay`.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
@@ -49,7 +59,7 @@ pub struct ReplayArgs {
     /// Play the trace this many times, each pass with agents of its own; 0 chooses a few seconds
     #[arg(long, default_value_t = 0)]
     pub repeat_trace: usize,
-    /// Shards of the node; 0 is one per allowed CPU
+    /// Shards of the node; 0 is one per allowed CPU, at least 2
     #[arg(long, default_value_t = 0)]
     pub shards: u16,
     /// Connections
@@ -68,6 +78,9 @@ pub struct ReplayArgs {
     /// Azure: seed of the choice of agents
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// CPUs of the node
+    #[arg(long, default_value = "apart")]
+    pub placement: Placement,
     /// More settings of the node, key=value
     #[arg(long)]
     pub set: Vec<String>,
@@ -89,24 +102,37 @@ pub fn run(context: &Context, args: &ReplayArgs) -> anyhow::Result<(Report, Vec<
     report.note(format!("trace {}", args.trace.display()));
     let text = std::fs::read_to_string(&args.trace)
         .map_err(|error| TraceError::Read { path: args.trace.clone(), error })?;
+    let allowed = sys::allowed_cpus();
+    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let played = play(context, args, &text, &mut report);
+    sys::CpuMask::of(&allowed).apply()?;
+    Ok((report, played?))
+}
+
+fn play(
+    context: &Context,
+    args: &ReplayArgs,
+    text: &str,
+    report: &mut Report,
+) -> anyhow::Result<Vec<String>> {
     let mut lines = Vec::new();
     if args.speed > 0.0 {
         let pace = Pace::Recorded { speed: args.speed };
-        let phase = phase(context, args, &text, pace)?;
-        publish(&mut report, &format!("speed-{}", args.speed), &phase);
+        let phase = phase(context, args, text, pace)?;
+        publish(report, &format!("speed-{}", args.speed), &phase);
         lines.push(phase.verified.line());
-        return Ok((report, lines));
+        return Ok(lines);
     }
-    let fast = phase(context, args, &text, Pace::Flying { turn_count: args.flying as usize })?;
+    let fast = phase(context, args, text, Pace::Flying { turn_count: args.flying as usize })?;
     let rate = fast.driven.turn_count as f64 / fast.driven.seconds;
-    publish(&mut report, "fast", &fast);
+    publish(report, "fast", &fast);
     lines.push(fast.verified.line());
     drop(fast);
-    let half = phase(context, args, &text, Pace::Even { per_second: rate / 2.0 })?;
-    publish(&mut report, "half", &half);
+    let half = phase(context, args, text, Pace::Even { per_second: rate / 2.0 })?;
+    publish(report, "half", &half);
     lines.push(half.verified.line());
     lines.dedup();
-    Ok((report, lines))
+    Ok(lines)
 }
 
 /// Whether a line of [`run`] tells of a mismatch (V1).
@@ -115,9 +141,11 @@ pub fn is_mismatch(line: &str) -> bool {
 }
 
 fn phase(context: &Context, args: &ReplayArgs, text: &str, pace: Pace) -> anyhow::Result<Phase> {
-    let shards = if args.shards == 0 { context.cores.all.len() as u16 } else { args.shards };
-    let plan = NodePlan { shards, cpus: context.cores.all.clone(), set: args.set.clone() };
-    let node = Node::start(context, &plan)?;
+    let shards = if args.shards == 0 { context.cores.all.len().max(2) as u16 } else { args.shards };
+    let (all, client) = (&context.cores.all, context.cores.client);
+    let apart = args.placement == Placement::Apart && context.cores.apart();
+    let cpus = all.iter().copied().filter(|cpu| !apart || *cpu != client).collect();
+    let node = Node::start(context, &NodePlan { shards, cpus, set: args.set.clone() })?;
     let mut script = parse(args, text, node.shard_count())?;
     let turn_count = script.turns().len() as u64;
     let bar = context.progress("replay", turn_count);

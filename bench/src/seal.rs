@@ -165,7 +165,7 @@ impl Requests for WireOperation {
                 wire::command(out, &parts);
             }
             Operation::Rollback => {
-                let parts: [&[u8]; 4] = [b"AGENT.ROLLBACK", key.as_bytes(), b"TO", b"base"];
+                let parts: [&[u8]; 4] = [b"AGENT.ROLLBACK", key.as_bytes(), b"TO", b"@base"];
                 wire::command(out, &parts);
             }
         }

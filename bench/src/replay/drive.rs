@@ -2,7 +2,8 @@
 //!
 //! Owns: which turn is in flight, and its latency.  Not: what turns mean (`script.rs`).
 //! D1  a family has at most one turn in flight (T1); turns that wait for it keep their due time.
-//! D2  open loop: latency counts from the due time, waiting for the family included.
+//! D2  open loop: latency counts from the due time, waiting for the family included.  Going as
+//!     fast as possible has no due times; latency counts from the start there.
 //! D3  a reply that is an error ends the run: a replay that lost a turn cannot be verified.
 
 use super::script::{Script, Turn};
@@ -130,6 +131,7 @@ pub fn drive(
         families,
         flying_count: 0,
         queued_count: 0,
+        open: !matches!(pace, Pace::Flying { .. }),
         next: 0,
         driven: Driven { turn_count: 0, command_count: 0, seconds: 0.0, latency: Latency::new() },
     };
@@ -174,6 +176,8 @@ struct Drive<'s> {
     families: Vec<Family>,
     flying_count: usize,
     queued_count: usize,
+    /// Turns have due times (D2).
+    open: bool,
     /// First turn not admitted yet.
     next: usize,
     driven: Driven,
@@ -285,7 +289,7 @@ impl Drive<'_> {
         match family.queue.pop_front() {
             Some((turn_idx, due_at)) => {
                 self.queued_count -= 1;
-                self.start(turn_idx, 0, due_at);
+                self.start(turn_idx, 0, if self.open { due_at } else { now });
             }
             None => {
                 family.flying = false;

@@ -107,7 +107,7 @@ impl Mooncake {
         out: &mut Vec<u8>,
     ) -> u32 {
         let (key, suffix, label) =
-            (self.key(pass, parent), step.agent.to_string(), format!("t{at}"));
+            (self.key(pass, parent), step.agent.to_string(), format!("@t{at}"));
         let parts: [&[u8]; 6] =
             [b"AGENT.FORK", key.as_bytes(), b"AS", suffix.as_bytes(), b"AT", label.as_bytes()];
         wire::command(out, &parts);
@@ -118,6 +118,10 @@ impl Mooncake {
         let key = self.key(pass, step.agent);
         let blocks = &self.requests[step.request as usize];
         let mut count = 1;
+        if step.label == 1 && step.fork.is_none() {
+            wire::command(out, &[b"AGENT.CREATE", key.as_bytes()]);
+            count += 1;
+        }
         if step.cut {
             let resize = format!("resize {}", blocks.len() * BLOCK_BYTES);
             wire::command(out, &[b"AGENT.SEND", key.as_bytes(), resize.as_bytes()]);

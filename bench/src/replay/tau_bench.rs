@@ -140,9 +140,38 @@ impl TauBench {
         self.conversations.len() * self.repeat_count
     }
 
-    /// Tool agents that were called, then relays that relayed.
+    /// Tool agents that were called.
     fn called(&self) -> Vec<usize> {
         (0..self.landed.len()).filter(|at| !self.landed[*at].is_empty()).collect()
+    }
+
+    /// Conversations of one pass that have a relay, because they call a tool.
+    fn relayed(&self) -> Vec<usize> {
+        let calls = |steps: &Vec<Step>| steps.iter().any(|s| matches!(s, Step::Call { .. }));
+        (0..self.conversations.len()).filter(|at| calls(&self.conversations[*at])).collect()
+    }
+
+    /// Key and text of an agent that has a notebook; `None` past the last one.
+    fn notebook(&self, agent_idx: usize, out: &mut Vec<u8>) -> Option<String> {
+        let Some(tool) = agent_idx.checked_sub(self.conversation_count()) else {
+            let place = self.family_place(agent_idx);
+            for step in &self.conversations[place.conversation as usize] {
+                if let Step::Append(text) = step {
+                    out.extend_from_slice(text);
+                }
+            }
+            return Some(conversation_key(place));
+        };
+        let tool_agent = *self.called().get(tool)?;
+        let mut calls = self.landed[tool_agent].clone();
+        calls.sort_by_key(|(len_after, _)| *len_after);
+        calls.iter().for_each(|(_, place)| self.append_call(*place, out));
+        Some(self.tool_key(tool_agent).to_owned())
+    }
+
+    fn family_place(&self, family: usize) -> Place {
+        let count = self.conversations.len();
+        Place { pass: (family / count) as u32, conversation: (family % count) as u32, step: 0 }
     }
 
     fn append_call(&self, place: Place, out: &mut Vec<u8>) {
@@ -193,7 +222,8 @@ impl Script for TauBench {
     }
 
     fn agent_count(&self) -> usize {
-        self.conversation_count() + self.called().len()
+        let relays = self.relayed().len() * self.repeat_count;
+        self.conversation_count() + self.called().len() + relays
     }
 
     fn fork_count(&self) -> usize {
@@ -204,25 +234,17 @@ impl Script for TauBench {
         let start = out.len();
         notebook_head(0, out);
         let text_start = out.len();
-        let key = if let Some(tool) = agent_idx.checked_sub(self.conversation_count()) {
-            let tool_agent = self.called()[tool];
-            let mut calls = self.landed[tool_agent].clone();
-            calls.sort_by_key(|(len_after, _)| *len_after);
-            calls.iter().for_each(|(_, place)| self.append_call(*place, out));
-            self.tool_key(tool_agent).to_owned()
-        } else {
-            let pass = (agent_idx / self.conversations.len()) as u32;
-            let conversation = (agent_idx % self.conversations.len()) as u32;
-            for step in &self.conversations[conversation as usize] {
-                if let Step::Append(text) = step {
-                    out.extend_from_slice(text);
-                }
-            }
-            conversation_key(Place { pass, conversation, step: 0 })
-        };
-        let text_bytes = (out.len() - text_start) as u64;
-        out[start..start + 8].copy_from_slice(&text_bytes.to_le_bytes());
-        key
+        if let Some(key) = self.notebook(agent_idx, out) {
+            let text_bytes = (out.len() - text_start) as u64;
+            out[start..start + 8].copy_from_slice(&text_bytes.to_le_bytes());
+            return key;
+        }
+        // A relay keeps nothing.
+        out.truncate(start);
+        let relayed = self.relayed();
+        let relay = agent_idx - self.conversation_count() - self.called().len();
+        let family = relay / relayed.len() * self.conversations.len();
+        relay_key(self.family_place(family + relayed[relay % relayed.len()]))
     }
 }
 
@@ -320,5 +342,9 @@ mod tests {
         let mut image = Vec::new();
         assert_eq!(script.image(0, &mut image), "notebook/c0-0");
         assert!(image.ends_with(b"user: hello\nassistant: [calls think]\ntool: done\n"));
+        assert_eq!(script.agent_count(), 5);
+        let mut image = Vec::new();
+        assert_eq!(script.image(4, &mut image), "relay/c0-1");
+        assert!(image.is_empty());
     }
 }
