@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod cgroup;
 pub mod clock;
+pub mod doctor;
 pub mod pin;
 mod sys;
 pub mod topology;

@@ -10,14 +10,12 @@ use std::io;
 /// CPUs that one affinity mask can name.
 pub(crate) const CPU_COUNT_MAX: usize = libc::CPU_SETSIZE as usize;
 
-/// The time stamp counter, read after all earlier instructions; 0 where there is none.
+/// The time stamp counter; 0 where there is none. The CPU may read it some nanoseconds early or
+/// late: a fence would double the cost, so callers put up with it.
 #[inline]
 pub(crate) fn tsc() -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
-        // The fence keeps two reads of one thread in order: without it a read may run early.
-        // SAFETY: LFENCE is part of SSE2, which every x86_64 has.
-        unsafe { std::arch::x86_64::_mm_lfence() };
         // SAFETY: RDTSC reads a register and touches no memory. (A process that forbade it to
         // itself, with PR_SET_TSC, would get SIGSEGV: a stop, not undefined behaviour.)
         unsafe { std::arch::x86_64::_rdtsc() }
