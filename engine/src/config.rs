@@ -1,7 +1,7 @@
 //! The config: every value an operator may set, typed, checked, and in two forms.
 //!
 //! Owns: the typed [`Config`], its text form (TOML, `parse.rs`), its compiled form (`binary.rs`),
-//! the table of keys that drives both (`keys.rs`), showing and comparing (`render.rs`).
+//! the table of keys that drives both (`keys.rs`, `kind.rs`), showing and comparing (`render.rs`).
 //! Not: files, and what a zero that means "choose for me" becomes; the binary decides both.
 //! F1  a `Config` that `parse` or `from_bytes` gave is within every range and every cross-key rule.
 //! F2  `Config::default()` is the parse of the empty text.
@@ -11,12 +11,14 @@ pub mod binary;
 mod check;
 pub mod error;
 pub mod keys;
+pub mod kind;
 pub mod parse;
 pub mod render;
 
 pub use binary::{BinaryError, view};
 pub use error::{ConfigError, ConfigErrors, Problem};
-pub use keys::{KEYS, Key, Kind, Unit, Value};
+pub use keys::{KEYS, Key};
+pub use kind::{Kind, TextRule, Unit, Value};
 pub use parse::parse;
 pub use render::{Difference, Row, diff, markdown, show, to_toml};
 

@@ -169,9 +169,7 @@ pub fn view(bytes: &[u8]) -> Result<&ArchivedConfig, BinaryError> {
 pub fn schema_hash() -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for key in KEYS {
-        for part in
-            [key.path, &key.kind.to_string(), key.kind.unit().name(), &key.default.to_string()]
-        {
+        for part in [key.path, &key.kind.schema(), &key.default.to_string()] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }

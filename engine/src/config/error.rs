@@ -59,7 +59,7 @@ pub enum Problem {
         len_bytes_max: usize,
     },
     /// No such key.
-    #[error("no such key{}", nearest_hint(*.nearest))]
+    #[error("is no key{}", nearest_hint(*.nearest))]
     Unknown {
         /// The key that is spelled most alike.
         nearest: Option<&'static str>,

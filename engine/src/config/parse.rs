@@ -5,10 +5,11 @@
 //! A1  the result depends on the text only; every text gives a config or errors, never a panic.
 //! A2  as many errors are reported as can be told from one pass, not only the first.
 
+use super::Config;
 use super::check::check;
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
-use super::keys::{KEYS, Key, Kind, Unit, Value, key};
-use super::{Config, blank};
+use super::keys::{KEYS, Key, key};
+use super::kind::{Kind, Unit, Value};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use toml_edit::{Document, Item, TableLike, TomlError};
@@ -28,16 +29,12 @@ pub fn parse(text: &str) -> Result<Config, ConfigErrors> {
         let problem = Problem::TooLong { len_bytes: text.len(), len_bytes_max: TEXT_BYTES_MAX };
         return Err(ConfigErrors(vec![ConfigError { place: None, key: String::new(), problem }]));
     }
-    let mut reading = Reading { text, set: BTreeMap::new(), errors: Vec::new() };
-    let mut config = blank();
-    for key in KEYS {
-        (key.set)(&mut config, &key.default);
-    }
-    let (document, duplicates) = reading.document();
-    if let Some(document) = document {
+    let mut reading = Reading { text, set: BTreeMap::new(), again: Vec::new(), errors: Vec::new() };
+    let mut config = Config::default();
+    if let Some(document) = reading.document() {
         reading.table(document.as_table(), "", 1, &mut config);
     }
-    reading.duplicates(duplicates);
+    reading.duplicates();
     if reading.errors.is_empty() {
         reading.together(&config);
     }
@@ -54,18 +51,19 @@ struct Reading<'t> {
     text: &'t str,
     /// Where each known key was set.
     set: BTreeMap<&'static str, Range<usize>>,
+    /// Keys that were set again, and where.
+    again: Vec<(String, Range<usize>)>,
     errors: Vec<ConfigError>,
 }
 
 impl<'t> Reading<'t> {
     /// The text as TOML. A bad line is reported and left out, so that the rest can be looked at;
-    /// no document where that would make up errors. Also: the keys that were set again.
-    fn document(&mut self) -> (Option<Document<String>>, Vec<(String, Range<usize>)>) {
+    /// no document where that would make up errors.
+    fn document(&mut self) -> Option<Document<String>> {
         let mut text = self.text.to_owned();
-        let mut duplicates = Vec::new();
         for _ in 0..SYNTAX_ERROR_COUNT_MAX {
             let error = match Document::parse(text.clone()) {
-                Ok(document) => return (Some(document), duplicates),
+                Ok(document) => return Some(document),
                 Err(error) => error,
             };
             let span = error.span().unwrap_or(0..0);
@@ -73,7 +71,7 @@ impl<'t> Reading<'t> {
             let content = text[line.clone()].trim_start();
             let is_entry = content.contains('=') && !content.starts_with(['[', '#']);
             if is_entry && error.message().starts_with("duplicate key") {
-                duplicates.push((full_key(&text, &span), span));
+                self.again.push((full_key(&text, &span), span));
             } else {
                 self.syntax(&error, span, is_entry);
             }
@@ -82,7 +80,7 @@ impl<'t> Reading<'t> {
             }
             text.replace_range(line.clone(), &" ".repeat(line.len()));
         }
-        (None, duplicates)
+        None
     }
 
     fn syntax(&mut self, error: &TomlError, span: Range<usize>, is_entry: bool) {
@@ -91,8 +89,8 @@ impl<'t> Reading<'t> {
         self.report(Some(span), key, Problem::Syntax { message });
     }
 
-    fn duplicates(&mut self, duplicates: Vec<(String, Range<usize>)>) {
-        for (path, span) in duplicates {
+    fn duplicates(&mut self) {
+        for (path, span) in std::mem::take(&mut self.again) {
             let first = key(&path).and_then(|key| self.set.get(key.path));
             let first_line = first.map(|span| place(self.text, span.start).line);
             self.report(Some(span), path, Problem::Duplicate { first_line });

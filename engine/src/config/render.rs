@@ -5,7 +5,8 @@
 //! W2  a secret is shown only by `to_toml`, which exists to be read back.
 
 use super::Config;
-use super::keys::{KEYS, Key, Value};
+use super::keys::{KEYS, Key};
+use super::kind::Value;
 use serde::Serialize;
 use std::fmt::Write;
 
