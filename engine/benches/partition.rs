@@ -62,39 +62,32 @@ fn full_agents(partition: &mut Partition, template: &str) -> Vec<Target> {
     targets
 }
 
+/// Messages to one agent, whose pages stay in the cache, and to many, whose pages do not.
 fn messages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("send");
     group.throughput(Throughput::Elements(1));
     let mut partition = partition(1 << 30);
-    let one = Bytes::from_static(b"1");
-    for template in ["echo", "counter"] {
+    let adds = vec![Bytes::from_static(b"1")];
+    // The texts of a slot differ from pass to pass, as an equal write changes nothing.
+    let set = |n: u64| {
+        let text = if (n / SLOT_COUNT).is_multiple_of(2) { "x" } else { "y" };
+        Bytes::from(format!("set {} {}", n * 11 % SLOT_COUNT, text.repeat(100)))
+    };
+    let sets: Vec<Bytes> = (0..2 * SLOT_COUNT).map(set).collect();
+    for (template, texts) in [("echo", &adds), ("counter", &adds), ("notebook", &sets)] {
         let targets = full_agents(&mut partition, template);
-        let mut agents = targets.iter().cycle();
-        group.bench_function(template, |bencher| {
-            bencher.iter(|| {
-                let target = agents.next().expect("a cycle has no end");
-                black_box(serve(&mut partition, send(target, &one)))
+        for count in [1, AGENT_COUNT as usize] {
+            let mut turns = 0;
+            group.bench_function(format!("{template}, {count} agents"), |bencher| {
+                bencher.iter(|| {
+                    turns += 1;
+                    let message = &texts[turns / count % texts.len()];
+                    let request = send(&targets[turns % count], message);
+                    black_box(serve(&mut partition, request))
+                });
             });
-        });
+        }
     }
-    let targets = full_agents(&mut partition, "notebook");
-    let sets: Vec<Bytes> = (0..SLOT_COUNT)
-        .map(|slot| Bytes::from(format!("set {slot} {}", "x".repeat(100))))
-        .collect();
-    // Texts differ from turn to turn, as an equal write changes nothing and seals nothing.
-    let others: Vec<Bytes> = (0..SLOT_COUNT)
-        .map(|slot| Bytes::from(format!("set {slot} {}", "y".repeat(100))))
-        .collect();
-    let mut turn = 0u64;
-    group.bench_function("notebook set", |bencher| {
-        bencher.iter(|| {
-            turn += 1;
-            let target = &targets[(turn % AGENT_COUNT) as usize];
-            let texts = if (turn / AGENT_COUNT).is_multiple_of(2) { &sets } else { &others };
-            let message = &texts[(turn * 7 % SLOT_COUNT) as usize];
-            black_box(serve(&mut partition, send(target, message)))
-        });
-    });
     group.finish();
 }
 

@@ -105,7 +105,7 @@ fn too_long(value: u64, limit: u64) -> Fault {
         what: "the image length in bytes",
         value,
         limit,
-        remedy: "keep less in one agent",
+        remedy: "use several agents or raise agents.image_bytes_max",
     }
 }
 
@@ -223,7 +223,8 @@ impl Turn<'_> {
         self.draft.reply = Some(Ok(reply));
     }
 
-    /// Answers the request with a refusal, such as a call's, without failing the turn.
+    /// Answers the request with a refusal, such as a call's, without failing the turn. Refusals
+    /// are not remembered: a retry under the same request id takes another turn.
     pub fn refuse(&mut self, refusal: Refusal) {
         self.draft.reply = Some(Err(refusal));
     }

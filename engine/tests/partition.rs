@@ -37,20 +37,20 @@ impl Behaviour for Fails {
         turn.write(0, message)?;
         turn.write(20_000, message)?;
         turn.reply(message.clone());
-        turn.send("counter/seen".parse().unwrap(), "1");
-        turn.call("counter/seen".parse().unwrap(), "1");
+        turn.send(seen(), "1");
+        turn.call(seen(), "1");
         match message.as_ref() {
             b"panic" => panic!("on {}", "purpose"),
             b"refuse" => Err(Fault::refused("as asked")),
             b"sends" => {
                 for _ in 0..2_000 {
-                    turn.send("counter/seen".parse().unwrap(), "1");
+                    turn.send(seen(), "1");
                 }
                 Ok(())
             }
             b"calls" => {
                 for _ in 0..1_024 {
-                    turn.call("counter/seen".parse().unwrap(), "1");
+                    turn.call(seen(), "1");
                 }
                 Ok(())
             }
@@ -82,7 +82,8 @@ impl Behaviour for Gather {
 
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
         let text = String::from_utf8_lossy(message);
-        let keys: Vec<AgentKey> = text.split(' ').map(|key| key.parse().unwrap()).collect();
+        let keys: Vec<AgentKey> =
+            text.split(' ').map(|key| key.parse().expect("a good key")).collect();
         turn.write(0, &[keys.len() as u8])?;
         for key in keys {
             turn.call(key, "1");
@@ -107,6 +108,10 @@ impl Behaviour for Gather {
         }
         Ok(())
     }
+}
+
+fn seen() -> AgentKey {
+    "counter/seen".parse().expect("a good key")
 }
 
 fn at(version: u64) -> Option<VersionRef> {

@@ -6,8 +6,7 @@
 use crate::id::{AgentId, Nanos, ShardId, TenantId};
 use crate::key::AgentKey;
 use crate::limits::{
-    FORK_COUNT_MAX, IMAGE_BYTES_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX, LIST_COUNT_MAX,
-    REQUEST_ID_BYTES_MAX,
+    FORK_COUNT_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX, LIST_COUNT_MAX, REQUEST_ID_BYTES_MAX,
 };
 use crate::refusal::Refusal;
 use crate::verb::{Request, Target, Verb, VersionRef};
@@ -62,7 +61,7 @@ impl Default for PartitionConfig {
             quarantine_failures: 5,
             quarantine_window: Nanos::from_ms(10_000),
             create_on_send: true,
-            image_bytes_max: IMAGE_BYTES_MAX,
+            image_bytes_max: 1 << 30,
         }
     }
 }
@@ -207,7 +206,7 @@ impl PartitionConfig {
     }
 
     fn check_image(&self, value: u64) -> Result<(), Refusal> {
-        let remedy = "keep less in one agent";
+        let remedy = "use several agents or raise agents.image_bytes_max";
         check_limit("the image in bytes", value, self.image_bytes_max, remedy)
     }
 }

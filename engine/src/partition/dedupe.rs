@@ -12,8 +12,6 @@ use std::collections::VecDeque;
 
 #[derive(Debug)]
 struct Entry {
-    /// Of `id`, so that a miss compares numbers only.
-    hash: u64,
     id: Bytes,
     outcome: Outcome,
 }
@@ -38,6 +36,8 @@ pub(super) enum Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Dedupe {
     entries: VecDeque<Entry>,
+    /// Of the entries' ids, side by side, so that a miss reads numbers only.
+    hashes: VecDeque<u64>,
     reply_bytes: usize,
 }
 
@@ -73,8 +73,7 @@ impl Dedupe {
     ) -> Vec<Origin> {
         let mut waited = Vec::new();
         if let Some(at) = self.find(id) {
-            let entry = self.entries.remove(at).expect("E3: found above");
-            match entry.outcome {
+            match self.remove(at).outcome {
                 Outcome::Open { waiters } => waited = waiters,
                 Outcome::Replied(_) => unreachable!("E1: {id:?} was answered before"),
             }
@@ -89,19 +88,28 @@ impl Dedupe {
 
     fn push(&mut self, id: &[u8], outcome: Outcome, count_max: usize) {
         self.reply_bytes += outcome.reply_bytes();
-        self.entries.push_back(Entry { hash: hash(id), id: Bytes::copy_from_slice(id), outcome });
+        self.entries.push_back(Entry { id: Bytes::copy_from_slice(id), outcome });
+        self.hashes.push_back(hash(id));
         while self.entries.len() > count_max || self.reply_bytes > DEDUPE_BYTES_MAX {
             let newest = self.entries.len() - 1;
             let old = |entry: &Entry| matches!(entry.outcome, Outcome::Replied(_));
             let Some(at) = self.entries.iter().take(newest).position(old) else { break };
-            let entry = self.entries.remove(at).expect("E3: found above");
-            self.reply_bytes -= entry.outcome.reply_bytes();
+            self.remove(at);
         }
     }
 
+    fn remove(&mut self, at: usize) -> Entry {
+        self.hashes.remove(at);
+        let entry = self.entries.remove(at).expect("E3: an entry that was found");
+        self.reply_bytes -= entry.outcome.reply_bytes();
+        entry
+    }
+
     fn find(&self, id: &[u8]) -> Option<usize> {
-        let hash = hash(id);
-        self.entries.iter().position(|entry| entry.hash == hash && entry.id == id)
+        let wanted = hash(id);
+        let mut hashes = self.hashes.iter().enumerate();
+        let found = hashes.find(|(at, hash)| **hash == wanted && self.entries[*at].id == id);
+        found.map(|(at, _)| at)
     }
 }
 
