@@ -124,7 +124,10 @@ pub enum ArenaError {
         most_bytes: u64,
     },
     /// The mapping failed.
-    #[error("an arena of {bytes} bytes could not be mapped ({source}); {}", LimitName::Kernel.remedy())]
+    #[error(
+        "an arena of {bytes} bytes could not be mapped ({source}); {}",
+        LimitName::Kernel.remedy()
+    )]
     Map {
         /// The length tried last.
         bytes: u64,

@@ -95,7 +95,10 @@ pub enum BinaryError {
         len_bytes: u64,
     },
     /// The archive's hash is another.
-    #[error("the compiled config is damaged: its hash is {}, it says {}", short(*.found), short(*.said))]
+    #[error(
+        "the compiled config is damaged: its hash is {}, it says {}",
+        short(*.found), short(*.said)
+    )]
     Hash {
         /// The hash of the archive.
         found: [u8; 32],

@@ -1,6 +1,7 @@
 //! Probes of the CPUs: how many are ours, how fast they run, their clock, their nodes.
 //!
-//! Owns: those findings.  Not: placing shards (`topology.rs`).
+//! Owns: those findings, reading and writing the kernel's lists of numbers (`0-3,8`).
+//! Not: placing shards (`topology.rs`).
 
 use super::{Eyes, Finding};
 use crate::clock;
@@ -69,7 +70,7 @@ pub(super) fn tsc(_: &Eyes<'_>) -> Finding {
         NAME,
         "not invariant, or found unstable by the kernel",
         "each reading of the clock asks the kernel: 20 ns to 1 us instead of 10 ns",
-        "see dmesg for the clocksource; in a virtual machine expose invtsc (qemu: -cpu host,+invtsc)",
+        "dmesg | grep -i clocksource says why; qemu: -cpu host,+invtsc",
     )
 }
 

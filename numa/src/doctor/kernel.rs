@@ -1,6 +1,7 @@
 //! Probes of the kernel as a whole: its version and what is switched off.
 //!
 //! Owns: those two findings.  Not: trying the calls (`ring.rs`, `dirty.rs` do).
+//! Each is a judgement of a text that the caller hands over.
 
 use super::{Eyes, Finding};
 

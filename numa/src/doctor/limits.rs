@@ -1,6 +1,7 @@
 //! Probes of what the kernel lets one process have: locked memory, files, mappings.
 //!
 //! Owns: those findings and their thresholds.  Not: raising a limit.
+//! Each is a judgement of numbers that the caller hands over.
 
 use super::{Eyes, Finding, humane_limit};
 

@@ -1,6 +1,7 @@
 //! Probes of memory: huge pages, overcommit, swap, the control group's limit.
 //!
 //! Owns: those findings.  Not: limits per process (`limits.rs`), NUMA (`cpu.rs`).
+//! Each is a judgement of texts and numbers that the caller hands over.
 
 use super::{Eyes, Finding, humane_bytes};
 
