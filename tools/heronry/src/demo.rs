@@ -93,7 +93,8 @@ impl Demo {
     /// Rolls agents back to their checkpoint; the branches must not notice.
     fn roll_back(&mut self, keys: &[String], branches: &[String]) -> Result<()> {
         for key in keys {
-            let words = Words::new("AGENT.ROLLBACK").arg(key).option("TO", Some(LABEL));
+            let to = format!("@{LABEL}");
+            let words = Words::new("AGENT.ROLLBACK").arg(key).option("TO", Some(to));
             self.timed("rollback", &words)?;
         }
         for (key, branch) in keys.iter().zip(branches) {

@@ -16,10 +16,11 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  ci [--quick]       check, then test; --quick leaves out loom and the short simulation
-  check              fmt, tidy, clippy and docs, all of which must be clean
-  test [--quick]     all tests, the loom model of the ring, a short simulation
+  ci [--quick]       check, then test; --quick leaves out loom, fuzz and the short simulation
+  check              fmt, tidy, clippy and rustdoc, all of which must be clean
+  test [--quick]     all tests, the loom model of the ring, some fuzzing, a short simulation
   loom               the loom model of the ring
+  fuzz               the fuzz targets of codec and config, for some seconds each
   simulate [SEEDS]   the simulation over SEEDS seeds (default 2000)
   tidy               the rules that rustc and clippy do not know
   docs [--check]     write docs/commands.md and docs/config.md, and into target/share the man
@@ -48,6 +49,7 @@ fn run(args: &[String]) -> Result<()> {
         ["test"] => steps::test(&tree, false),
         ["test", "--quick"] => steps::test(&tree, true),
         ["loom"] => steps::loom(&tree),
+        ["fuzz"] => steps::fuzz(&tree),
         ["simulate"] => steps::simulate(&tree, steps::SHORT_SIMULATION_SEEDS),
         ["simulate", seeds] => match seeds.parse() {
             Ok(count) if count > 0 => steps::simulate(&tree, count),

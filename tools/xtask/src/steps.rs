@@ -4,8 +4,8 @@
 //! S1  the first step that fails ends the run; its command line can be pasted into a shell.
 //! S2  tests and generators use the dev profile, so that dependencies are built for it once.
 
+use crate::tidy;
 use crate::tree::Tree;
-use crate::{docs, tidy};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::time::Instant;
@@ -13,36 +13,42 @@ use std::time::Instant;
 /// Seeds that the simulation tries within `ci`.
 pub const SHORT_SIMULATION_SEEDS: u32 = 2000;
 
-/// Everything that needs no test to run.
+/// Everything that needs no test to run. That docs/commands.md and docs/config.md are up to date is
+/// a test of `net` and of `engine`.
 pub fn check(tree: &Tree) -> Result<()> {
     run(tree, "fmt", &[], &["cargo", "fmt", "--all", "--check"])?;
     tidy::run(tree)?;
     let clippy = ["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run(tree, "clippy", &[], &clippy)?;
     let rustdoc = ["cargo", "doc", "--workspace", "--no-deps", "--document-private-items"];
-    run(tree, "rustdoc", &[("RUSTDOCFLAGS", "-D warnings")], &rustdoc)?;
-    docs::check(tree)
+    run(tree, "rustdoc", &[("RUSTDOCFLAGS", "-D warnings")], &rustdoc)
 }
 
-/// All tests. `quick` leaves out the loom model and the short simulation.
+/// All tests. `quick` leaves out loom, longer fuzzing and the short simulation.
 pub fn test(tree: &Tree, quick: bool) -> Result<()> {
-    run(tree, "build", &[], &["cargo", "build", "--workspace"])?;
     run(tree, "test", &[], &["cargo", "test", "--workspace"])?;
     if quick {
         return Ok(());
     }
     loom(tree)?;
+    fuzz(tree)?;
     simulate(tree, SHORT_SIMULATION_SEEDS)
+}
+
+/// The fuzz targets of codec and config, for longer than they run among the other tests.
+pub fn fuzz(tree: &Tree) -> Result<()> {
+    let codec = "cargo test -p heronry-net --test fuzz_codec";
+    run(tree, "fuzz codec", &[("HERONRY_FUZZ_MS", "10000")], &words(codec))?;
+    let config = "cargo test -p heronry-engine --test config fuzz";
+    run(tree, "fuzz config", &[("HERONRY_FUZZ_COUNT", "30000")], &words(config))
 }
 
 /// The loom model of the ring: every interleaving within its bounds.
 ///
-/// It has a target folder of its own, because `--cfg loom` changes every crate; link-time
-/// optimisation is off there, because it would cost more than it gains.
+/// It has a target folder of its own, because `--cfg loom` changes every crate.
 pub fn loom(tree: &Tree) -> Result<()> {
-    let env = [("RUSTFLAGS", "--cfg loom"), ("CARGO_PROFILE_RELEASE_LTO", "off")];
-    let command = "cargo test -p heronry-shards --lib --release --target-dir target/loom ring";
-    run(tree, "loom", &env, &command.split(' ').collect::<Vec<_>>())
+    let command = "cargo test -p heronry-shards --lib --target-dir target/loom ring";
+    run(tree, "loom", &[("RUSTFLAGS", "--cfg loom")], &words(command))
 }
 
 /// The simulation over `seeds` seeds.
@@ -50,7 +56,11 @@ pub fn simulate(tree: &Tree, seeds: u32) -> Result<()> {
     let seeds = seeds.to_string();
     let env = [("HERONRY_SIM_SEEDS", seeds.as_str())];
     let command = "cargo test -p heronry-tests --test simulation";
-    run(tree, "simulation", &env, &command.split(' ').collect::<Vec<_>>())
+    run(tree, "simulation", &env, &words(command))
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
 }
 
 /// Runs one step at the root of the repository (S1).

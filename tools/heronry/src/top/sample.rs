@@ -82,7 +82,7 @@ impl Shard {
             state: state.to_owned(),
             cpu: number("cpu"),
             restarts: number("restart_count").unwrap_or(0),
-            counters: pairs(row),
+            counters: pairs(row).into_iter().filter(|(name, _)| !is_place(name)).collect(),
         })
     }
 
@@ -98,6 +98,11 @@ impl Shard {
         }
         self.counter(name).saturating_sub(earlier.counter(name))
     }
+}
+
+/// Whether a field of SHARD.LIST says where the shard is, and counts nothing.
+fn is_place(name: &str) -> bool {
+    matches!(name, "shard" | "cpu" | "pid" | "restart_count")
 }
 
 /// All (name, number) pairs of a map, or of a list of pairs.
