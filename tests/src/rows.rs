@@ -1,0 +1,31 @@
+//! What SHARD.LIST says, as numbers.
+
+use heronry_net::Value;
+use heronry_net::client::Client;
+
+/// Value of `name` in each shard's row, in the order of the shards.
+pub fn shard_column(client: &mut Client, name: &str) -> Vec<String> {
+    let rows = client.ask(&[b"SHARD.LIST"]).expect("SHARD.LIST answers");
+    let Value::Array(rows) = rows else { panic!("rows, not {rows:?}") };
+    rows.iter()
+        .map(|row| {
+            let Value::Map(fields) = row else { panic!("a row is a map, not {row:?}") };
+            let named = fields.iter().find(|(key, _)| show(key) == name);
+            show(&named.unwrap_or_else(|| panic!("no {name} in {row:?}")).1)
+        })
+        .collect()
+}
+
+/// The shards' process ids.
+pub fn shard_pids(client: &mut Client) -> Vec<u32> {
+    shard_column(client, "pid").iter().map(|pid| pid.parse().expect("a number")).collect()
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Simple(text) => text.to_string(),
+        Value::Integer(number) => number.to_string(),
+        other => format!("{other:?}"),
+    }
+}
