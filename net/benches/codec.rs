@@ -1,6 +1,7 @@
 //! Micro-benchmarks of the hot path: bytes to ask, reply to bytes, and the codec alone.
 //!
-//! Owns: the cases.  Each time is for one command of a pipeline of 16.
+//! Owns: the cases. Each iteration is a pipeline of 16 commands, its throughput counts commands.
+//! Not: sockets; `heronry bench` measures those.
 
 #[path = "../tests/fake/node.rs"]
 mod node;

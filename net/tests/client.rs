@@ -1,6 +1,7 @@
 //! The client library against a gateway on real sockets, and the listeners it connects to.
 //!
 //! Owns: a server of one thread, without an engine.  Not: timing.
+//! B2, H1 and H2 have tests of their name.
 
 #[path = "fake/node.rs"]
 mod node;

@@ -1,6 +1,7 @@
 //! The table of commands held to its invariants, and to docs/commands.md.
 //!
 //! Owns: T1, T2, O1, and that every option of a grammar is one that the parser takes.
+//! Not: what commands do (`session.rs`).
 
 #[path = "fake/node.rs"]
 mod node;

@@ -14,7 +14,7 @@ use node::Peer;
 use std::time::{Duration, Instant};
 
 /// Rounds of each target when no time is given.
-const ROUNDS: u64 = 3_000;
+const ROUNDS: u64 = 20_000;
 
 const LIMITS: RequestLimits = RequestLimits {
     arg_count_max: 8,

@@ -262,7 +262,15 @@ fn encode_arg(encoder: &mut Encoder<'_>, arg: &Arg) {
         }
     }
     match arg.kind {
-        ArgKind::Either(args) | ArgKind::Block(args) => {
+        ArgKind::Either(args) => {
+            encoder.text("arguments");
+            encoder.array(args.len());
+            // The choice as a whole is optional; within it one is taken.
+            for arg in args {
+                encode_arg(encoder, &Arg { optional: false, ..*arg });
+            }
+        }
+        ArgKind::Block(args) => {
             encoder.text("arguments");
             encode_args(encoder, args);
         }

@@ -57,11 +57,12 @@ impl<'a> Encoder<'a> {
         self.header(b':', number.unsigned_abs(), number < 0);
     }
 
-    /// An unsigned number: an integer, or a big number past `i64`.
+    /// An unsigned number: an integer, or its digits as a bulk string past `i64`; redis-cli 7.0
+    /// ends when it meets a big number.
     pub fn unsigned(&mut self, number: u64) {
         match i64::try_from(number) {
             Ok(number) => self.integer(number),
-            Err(_) => self.big_number(&number.to_string()),
+            Err(_) => self.bulk(number.to_string().as_bytes()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A node for tests: fixed facts, and agents that only remember what they were sent.
 //!
 //! Owns: a `NodeView`, and answers to asks that look like an engine's.  Not: the engine.
+//! The shapes are what the engine gives; the numbers are made up.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 

@@ -1,6 +1,7 @@
 //! Rows of the table: what is asked of agents.
 //!
-//! Owns: the AGENT commands.  Not: their meaning (the engine's verbs) or parsing (`parse.rs`).
+//! Owns: the AGENT commands, their arguments with ranges, and examples.
+//! Not: their meaning (the engine's verbs) or parsing (`parse.rs`).
 
 use super::{OK, integer, one_of, same, text};
 use crate::command::parse::AgentVerb;
