@@ -166,8 +166,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.route(now);
         let turn_count = self.run_turns();
         self.take_events(now);
-        self.settle(now);
+        // Before any answer leaves: who was told of an agent must hear of its loss.
         self.note_births();
+        self.settle(now);
         if count + turn_count > 0 {
             self.totals.busy_ns += self.driver.now().since(now).0;
             return true;
