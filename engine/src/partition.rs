@@ -252,6 +252,11 @@ impl Partition {
         living.chain(self.lost.iter())
     }
 
+    /// Ends the partition and gives its store back, pages and all: for tests.
+    pub fn into_store(self) -> PageStore {
+        self.store
+    }
+
     /// Checks every invariant of the partition and its store. Panics when one is broken. Cost: the
     /// whole partition, so for tests and simulation only.
     pub fn debug_check(&self) {

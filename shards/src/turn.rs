@@ -124,6 +124,11 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
 
     /// Serves until asked to stop, then sends what is answered and closes.
     pub async fn run(&mut self) {
+        self.run_watched(|_| {}).await;
+    }
+
+    /// As [`Shard::run`], and shows the partition to `watch` between passes: for tests.
+    pub async fn run_watched(&mut self, mut watch: impl FnMut(&Partition)) {
         for (idx, listener) in (0u32..).zip(&self.listeners) {
             self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
         }
@@ -131,8 +136,14 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.set_state(ShardState::Up);
         while !self.block().stop_requested() {
             self.pass().await;
+            watch(&self.partition);
         }
         self.stop().await;
+    }
+
+    /// Ends the shard and keeps its agents: for tests.
+    pub fn into_partition(self) -> Partition {
+        self.partition
     }
 
     fn block(&self) -> &ControlBlock {
