@@ -3,7 +3,7 @@
 //! Owns: the steps of the demo, what each must leave behind, and the table at its end. It is a
 //! client like any other: all it knows of the node comes over the wire.
 //! Not: benchmarks; one connection asks one thing at a time, so each latency is a round trip.
-//! M1  every agent's and every branch's content is compared with what it must be, or the demo fails.
+//! M1  every agent's and every branch's content is compared with what it must be.
 
 use crate::cli::Global;
 use crate::link::{Link, Words};

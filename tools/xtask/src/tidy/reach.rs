@@ -40,8 +40,7 @@ fn children(source: &Source, root: bool) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in source.code.iter().enumerate() {
         let Some(name) = declared_module(line) else { continue };
-        let attribute = number.checked_sub(1).map_or("", |above| source.lines[above].trim());
-        match attribute.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]")) {
+        match path_attribute(&source.lines[..number]) {
             Some(path) => found.push(format!("{folder}/{path}")),
             None => {
                 found.push(format!("{base}/{name}.rs"));
@@ -50,6 +49,13 @@ fn children(source: &Source, root: bool) -> Vec<String> {
         }
     }
     found
+}
+
+/// The path of a `#[path]` among the attributes that end `above`.
+fn path_attribute(above: &[String]) -> Option<&str> {
+    let attributes = above.iter().rev().map(|line| line.trim());
+    let mut attributes = attributes.take_while(|line| line.starts_with("#["));
+    attributes.find_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]"))
 }
 
 fn declared_module(line: &str) -> Option<&str> {
@@ -85,7 +91,10 @@ mod tests {
     fn m1_files_without_a_mod_line_are_dead() {
         let file = |path: &str, text: &str| Source::new(text.to_owned(), path.to_owned());
         let sources = [
-            file("a/src/lib.rs", "pub mod page;\n// mod gone;\n#[path = \"x/odd.rs\"]\nmod odd;\n"),
+            file(
+                "a/src/lib.rs",
+                "pub mod page;\n// mod gone;\n#[path = \"x/odd.rs\"]\n#[cfg(test)]\nmod odd;\n",
+            ),
             file("a/src/page.rs", "mod radix;\n"),
             file("a/src/page/radix.rs", ""),
             file("a/src/x/odd.rs", ""),

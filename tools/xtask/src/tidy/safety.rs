@@ -18,8 +18,11 @@ const ALLOWED: &[(&str, &str)] = &[
     ("shards/src/seat.rs", "file descriptors inherited at fixed numbers"),
     ("shards/src/uring.rs", "submitting operations whose buffers the driver owns"),
     ("shards/src/uring/buffers.rs", "provided buffers that the kernel fills"),
+    ("shards/src/uring/completion.rs", "taking over descriptors that completions bring"),
     ("shards/src/uring/descriptor.rs", "file descriptors and socket options"),
     ("shards/src/uring/probe.rs", "asking the kernel which operations it has"),
+    ("shards/tests/conformance.rs", "an eventfd for the drivers under test"),
+    ("shards/tests/descriptors.rs", "an eventfd and a limit for the driver under test"),
     ("tools/heronry/src/map.rs", "the mapping of a compiled config"),
 ];
 /// How far above a use its proof may start: the comment and a statement broken over lines.
