@@ -105,16 +105,16 @@ pub fn frames_used(node: &Node) -> anyhow::Result<u64> {
 
 /// A counter summed over all shards.
 pub fn counter_sum(addr: &Addr, name: &str) -> anyhow::Result<u64> {
+    Ok(counters(addr, name)?.iter().sum())
+}
+
+/// A counter, or a percentile in nanoseconds, of each shard.
+pub fn counters(addr: &Addr, name: &str) -> anyhow::Result<Vec<u64>> {
     let reply = Link::connect(addr)?.ask(&[b"SHARD.LIST"])?;
-    let mut sum = 0;
-    for row in wire::elements(&reply) {
-        let nested = || wire::field(wire::field(row, "counters")?, name);
-        let value = wire::field(row, name).or_else(nested);
-        let value = value.and_then(wire::number);
-        let named = || format!("SHARD.LIST shows no counter {name}");
-        sum += value.with_context(named)? as u64;
-    }
-    Ok(sum)
+    let value = |row: &&[u8]| wire::field(row, name).and_then(wire::number).map(|n| n as u64);
+    let rows = wire::elements(&reply);
+    let values: Option<Vec<u64>> = rows.iter().map(value).collect();
+    values.with_context(|| format!("SHARD.LIST shows no counter {name}"))
 }
 
 /// `AGENT.SEND counter/N 1` for N = 0, 1, ...: creates agent N and writes its first page (C1).

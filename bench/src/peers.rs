@@ -11,7 +11,7 @@ use crate::messages::{self, MessagesArgs, Work};
 use crate::node::{Node, NodePlan};
 use crate::redis::{self, Redis};
 use crate::report::{Better, Latency, Report, ratios};
-use crate::{pipeline, sys};
+use crate::{machine, pipeline, sys};
 
 /// Connections and unanswered requests per connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,6 +36,8 @@ struct Contestant {
     work: Work,
     /// Does the same work as ours, so it counts for F2.
     equal: bool,
+    /// Processes of the server.
+    pids: Vec<u32>,
 }
 
 /// What one contestant gave, round by round.
@@ -44,6 +46,8 @@ struct Rounds {
     per_second: Vec<f64>,
     p50_us: Vec<f64>,
     p99_us: Vec<f64>,
+    /// CPU time of the server per request, which a busy machine blurs less than rates.
+    server_us: Vec<f64>,
     latency: Latency,
 }
 
@@ -72,7 +76,8 @@ pub fn measure(
     for (name, node) in [("heronry", &parked), ("heronry-spin", &spinning)] {
         messages::prepare_node(&node.addr(), args.agents)?;
         let addr = if args.unix && !with_redis { node.unix() } else { node.addr() };
-        contestants.push(Contestant { name, addr, work: Work::Send, equal: false });
+        let pids = node.pids();
+        contestants.push(Contestant { name, addr, work: Work::Send, equal: false, pids });
     }
     match &redis {
         Some(redis) => contestants.extend(redis_contestants(redis, args, &mut report)?),
@@ -113,7 +118,13 @@ fn redis_contestants(
         redis.version()
     ));
     let script = Work::Script { digest: redis.load_script()? };
-    let contestant = |name, work, equal| Contestant { name, addr: redis.addr(), work, equal };
+    let contestant = |name, work, equal| Contestant {
+        name,
+        addr: redis.addr(),
+        work,
+        equal,
+        pids: vec![redis.pid()],
+    };
     Ok(vec![
         contestant("redis-script", script, true),
         contestant("redis-pair", Work::Pair, true),
@@ -132,8 +143,14 @@ fn one_round(
     let mut plan = Plan::closed(addr, shape.connections, shape.depth, context.seconds);
     plan.replies_per_request = contestant.work.replies_per_request();
     let mut requests = contestant.work.encode(args.agents);
+    let cpu_seconds = || contestant.pids.iter().map(|pid| machine::cpu_seconds(*pid)).sum::<f64>();
+    let cpu_before = cpu_seconds();
     let outcome = load::run(&plan, &mut requests)?.flawless()?;
     context::check_interrupt()?;
+    // The warm-up's share of CPU time belongs to requests that are not counted.
+    let counted = plan.seconds / (plan.seconds + plan.warmup_seconds);
+    let server_s = (cpu_seconds() - cpu_before) * counted;
+    rounds.server_us.push(server_s * 1e6 / outcome.request_count.max(1) as f64);
     rounds.per_second.push(outcome.per_second());
     rounds.p50_us.push(outcome.latency.us_at(50.0));
     rounds.p99_us.push(outcome.latency.us_at(99.0));
@@ -148,6 +165,7 @@ fn publish(report: &mut Report, shape: Shape, contestants: &[Contestant], rounds
         report.figure(&name("rate"), "ops/s", Better::Higher, rounds.per_second.clone());
         report.figure(&name("p50"), "us", Better::Lower, rounds.p50_us.clone());
         report.figure(&name("p99"), "us", Better::Lower, rounds.p99_us.clone());
+        report.figure(&name("server-cpu"), "us/op", Better::Lower, rounds.server_us.clone());
         report.curves.push(rounds.latency.curve(format!("{shape_name}/{}", contestant.name)));
     }
     let equals: Vec<&Rounds> =

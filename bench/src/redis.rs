@@ -57,6 +57,11 @@ impl Redis {
         self.addr.clone()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its version.
     pub fn version(&self) -> &str {
         &self.version

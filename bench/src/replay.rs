@@ -14,7 +14,7 @@ pub mod verify;
 use crate::context::Context;
 use crate::node::{Node, NodePlan};
 use crate::report::{Better, Report};
-use crate::sys;
+use crate::{create, sys};
 use azure::{Azure, Zipf};
 use clap::{Args, ValueEnum};
 use drive::{Driven, Pace};
@@ -23,6 +23,10 @@ use script::{Script, TraceError};
 use std::path::PathBuf;
 use tau_bench::TauBench;
 use verify::Verified;
+
+/// Requests that wait for a shard are refused past a ring's length; the longest turn of a trace has
+/// 750 KiB, and many are in flight.
+const RING_SETTING: &str = "shards.ring_bytes=67108864";
 
 /// Formats of traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,6 +97,8 @@ struct Phase {
     agent_count: usize,
     fork_count: usize,
     arena_bytes: u64,
+    /// The slowest shard's p99 of a turn inside the engine.
+    engine_p99_ns: u64,
 }
 
 /// Runs `replay`. The error of a mismatch comes after the report has its figures.
@@ -145,7 +151,9 @@ fn phase(context: &Context, args: &ReplayArgs, text: &str, pace: Pace) -> anyhow
     let (all, client) = (&context.cores.all, context.cores.client);
     let apart = args.placement == Placement::Apart && context.cores.apart();
     let cpus = all.iter().copied().filter(|cpu| !apart || *cpu != client).collect();
-    let node = Node::start(context, &NodePlan { shards, cpus, set: args.set.clone() })?;
+    let mut set = vec![RING_SETTING.to_owned()];
+    set.extend(args.set.iter().cloned());
+    let node = Node::start(context, &NodePlan { shards, cpus, set })?;
     let mut script = parse(args, text, node.shard_count())?;
     let turn_count = script.turns().len() as u64;
     let bar = context.progress("replay", turn_count);
@@ -153,13 +161,15 @@ fn phase(context: &Context, args: &ReplayArgs, text: &str, pace: Pace) -> anyhow
     let driven =
         drive::drive(&node.addr(), connections, &mut *script, pace, &mut |n| bar.set_position(n))?;
     bar.finish_and_clear();
+    let engine_p99_ns = create::counters(&node.addr(), "turn_ns_p99")?;
+    let engine_p99_ns = engine_p99_ns.into_iter().max().unwrap_or(0);
     let bar = context.progress("verify", script.agent_count() as u64);
     let verified = verify::verify(&node.addr(), &*script, &mut |n| bar.set_position(n))?;
     bar.finish_and_clear();
-    let arena_bytes = crate::create::frames_used(&node)? * crate::create::PAGE_BYTES;
+    let arena_bytes = create::frames_used(&node)? * create::PAGE_BYTES;
     let (agent_count, fork_count) = (script.agent_count(), script.fork_count());
     node.stop()?;
-    Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes })
+    Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes, engine_p99_ns })
 }
 
 fn parse(args: &ReplayArgs, text: &str, shards: u16) -> Result<Box<dyn Script>, TraceError> {
@@ -186,6 +196,7 @@ fn publish(report: &mut Report, name: &str, phase: &Phase) {
     count(report, "turns", "turns", driven.turn_count as f64);
     count(report, "commands", "commands/s", driven.command_count as f64 / seconds);
     report.latency(&format!("{name}/turn"), &driven.latency);
+    count(report, "engine-turn/p99", "us", phase.engine_p99_ns as f64 / 1e3);
     count(report, "agents", "agents", phase.agent_count as f64);
     count(report, "forks", "forks", phase.fork_count as f64);
     let mb = |bytes: u64| bytes as f64 / 1e6;
