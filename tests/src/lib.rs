@@ -2,5 +2,10 @@
 //!
 //! Owns: starting and ending nodes for tests, and what is expected of them.  Not: any test.
 
+pub mod mischief;
+#[cfg(feature = "node")]
+#[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "node")]
 pub mod rows;
+pub mod sim_node;
