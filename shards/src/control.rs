@@ -6,7 +6,7 @@
 //!     not disturb the peers who read the state.
 //! C2  any bits are valid: a damaged or torn word gives a wrong number or a garbled key, no more.
 
-use crate::ring::ParkFlag;
+use crate::ring::{ParkFlag, store_words};
 use crate::sync::{AtomicU64, Ordering};
 use heronry_engine::Nanos;
 use heronry_engine::limits::KEY_BYTES_MAX;
@@ -188,11 +188,7 @@ impl ControlBlock {
     #[inline]
     pub fn begin_turn(&self, now: Nanos, key: &[u8]) {
         let key = &key[..key.len().min(KEY_BYTES_MAX)];
-        for (cell, chunk) in self.pulse.key.iter().zip(key.chunks(8)) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            cell.store(u64::from_le_bytes(word), Ordering::Relaxed);
-        }
+        store_words(&self.pulse.key, key);
         self.pulse.key_len_bytes.store(key.len() as u64, Ordering::Relaxed);
         self.pulse.turn_start_ns.store(now.0.max(1), Ordering::Release);
     }

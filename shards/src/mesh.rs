@@ -1,7 +1,7 @@
 //! One shard's end of the mesh: whole messages to and from every peer.
 //!
-//! Owns: joining records to messages, generations, doorbells, the decision whether it is safe to
-//! sleep.  Not: the rings' words (`ring`), what waits for room (`mesh/peer`), what messages mean.
+//! Owns: generations, doorbells, the decision whether it is safe to sleep.  Not: the rings' words
+//! (`ring`), records and what waits for room (`mesh/peer`), what messages mean.
 //! M1  messages from one shard to another arrive whole, once, in the order sent, while both
 //!     generations last and no ring is damaged.
 //! M2  a shard has one `Mesh` at a time; attaching begins a generation and discards what was queued.
@@ -13,7 +13,7 @@ mod peer;
 
 use crate::control::{ControlBlock, ShardState};
 use crate::counters::Counter;
-use crate::ring::{Look, Next, Reader, Record, Tag, Writer, barrier};
+use crate::ring::{Look, Reader, Tag, Writer, barrier};
 use crate::shared::Shared;
 use heronry_engine::ShardId;
 use heronry_engine::limits::PAYLOAD_BYTES_MAX;
@@ -290,7 +290,7 @@ impl Mesh {
         let renewed = now.generation != peer.known.generation;
         peer.known = now;
         if renewed {
-            peer.assembly = None;
+            peer.forget_partial();
         }
         if renewed || !now.state.reachable() {
             self.shared.counters(self.me).add(Counter::MeshDrops, peer.drop_backlog());
@@ -304,94 +304,40 @@ impl Mesh {
 
     fn receive_from(&mut self, from: ShardId, each: &mut dyn FnMut(ShardId, &[u8])) -> usize {
         let peer = &mut self.peers[usize::from(from.0)];
-        match peer.reader.look(self.shared.ring(from, self.me)) {
+        let ring = self.shared.ring(from, self.me);
+        let mut resets = 0;
+        match peer.reader.look(ring) {
             Look::Empty => return 0,
             Look::Ready => peer.due.released = true,
             Look::Corrupt => {
-                peer.assembly = None;
+                peer.forget_partial();
                 peer.due.alarmed = true;
                 self.shared.block(from).raise_alarm();
-                self.shared.counters(self.me).add(Counter::MeshResets, 1);
+                resets = 1;
             }
         }
         peer.due.list(from, &mut self.due);
-        let mut count = 0;
+        let (mut count, mut drops) = (0, 0);
         loop {
-            let ring = self.shared.ring(from, self.me);
             let peer = &mut self.peers[usize::from(from.0)];
-            match peer.reader.next(ring) {
-                Next::End => break,
-                Next::Corrupt => {
-                    peer.assembly = None;
-                    self.shared.counters(self.me).add(Counter::MeshResets, 1);
-                }
-                Next::Record(record) if self.is_current(from, record.tag) => {
-                    count += usize::from(self.take(from, record, each));
-                }
-                // A new life of the peer: its messages come after its change is reported.
-                Next::Record(_) if self.refresh_peer(from) => break,
-                Next::Record(record) => {
-                    let ring = self.shared.ring(from, self.me);
-                    self.peers[usize::from(from.0)].reader.skip(ring, record);
-                    let dropped = u64::from(record.tag.first);
-                    self.shared.counters(self.me).add(Counter::MeshDrops, dropped);
-                }
-            }
+            let ring = self.shared.ring(from, self.me);
+            let tag = tag(peer.known.generation, self.generation);
+            let taken = peer.take_all(ring, tag, &mut self.scratch, &mut |bytes| each(from, bytes));
+            count += taken.message_count;
+            resets += taken.resets;
+            // A record of another generation: of a new life of the peer, whose messages come
+            // after its change is reported, or of an old one, of it or of us.
+            let Some(record) = taken.stale.filter(|_| !self.refresh_peer(from)) else { break };
+            let ring = self.shared.ring(from, self.me);
+            self.peers[usize::from(from.0)].reader.skip(ring, record);
+            drops += u64::from(record.tag.first);
         }
         let ring = self.shared.ring(from, self.me);
         self.peers[usize::from(from.0)].reader.release(ring);
+        let counters = self.shared.counters(self.me);
+        counters.add(Counter::MeshResets, resets);
+        counters.add(Counter::MeshDrops, drops);
         count
-    }
-
-    /// Whether a record is from the peer's present life and for ours.
-    fn is_current(&self, from: ShardId, record: Tag) -> bool {
-        record
-            == Tag {
-                first: record.first,
-                last: record.last,
-                ..tag(self.peers[usize::from(from.0)].known.generation, self.generation)
-            }
-    }
-
-    /// Takes one record; true when it completed a message, which was handed over.
-    fn take(
-        &mut self,
-        from: ShardId,
-        record: Record,
-        each: &mut dyn FnMut(ShardId, &[u8]),
-    ) -> bool {
-        let ring = self.shared.ring(from, self.me);
-        let Peer { reader, assembly, .. } = &mut self.peers[usize::from(from.0)];
-        if record.tag.first {
-            *assembly = None;
-        }
-        if record.tag.first && record.tag.last {
-            self.scratch.clear();
-            reader.take(ring, record, &mut self.scratch);
-            each(from, &self.scratch);
-            return true;
-        }
-        let mut message = match assembly.take() {
-            Some(message) => message,
-            None if record.tag.first => Vec::new(),
-            // The rest of a message whose beginning was lost with a reset.
-            None => {
-                reader.skip(ring, record);
-                return false;
-            }
-        };
-        if message.len() + record.len_bytes > MESSAGE_BYTES_MAX {
-            reader.skip(ring, record);
-            self.shared.counters(self.me).add(Counter::MeshResets, 1);
-            return false;
-        }
-        reader.take(ring, record, &mut message);
-        if record.tag.last {
-            each(from, &message);
-        } else {
-            *assembly = Some(message);
-        }
-        record.tag.last
     }
 
     /// Checks all rings that this shard writes and puts their words in order.

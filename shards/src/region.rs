@@ -85,11 +85,13 @@ impl Region {
     }
 
     /// `count` values of `T` that begin `offset_bytes` into the region.
+    #[inline]
     pub fn view<T: Words>(&self, offset_bytes: usize, count: usize) -> &[T] {
-        let end = count.checked_mul(size_of::<T>()).and_then(|len| len.checked_add(offset_bytes));
-        assert!(end.is_some_and(|end| end <= self.map.len()), "E2: view past the region's end");
+        let room_bytes = self.map.len().checked_sub(offset_bytes);
+        let fits = room_bytes.is_some_and(|room_bytes| count <= room_bytes / size_of::<T>());
+        assert!(fits, "E2: view past the region's end");
         assert!(offset_bytes.is_multiple_of(align_of::<T>()), "E2: view out of line");
-        // SAFETY: the offset is within the mapping, as was just checked.
+        // SAFETY: the offset is within the mapping or at its end, as was just checked.
         let start = unsafe { self.map.as_ptr().add(offset_bytes) };
         // SAFETY: `count` values fit the mapping (checked above), which is page-aligned, readable
         // and writable, stays mapped while `self` is borrowed, and cannot lose pages (E1). `T`

@@ -170,7 +170,8 @@ impl<'a> Ring<'a> {
         let RingHead { writer, reader } = self.head;
         let indices = [&writer.tail, &writer.starved, &reader.head];
         let mut cells = indices.into_iter().chain(self.words);
-        cells.nth(place % (self.words.len() + 3)).unwrap().store(bits, Ordering::Relaxed);
+        let cell = cells.nth(place % (self.words.len() + 3)).expect("a place within");
+        cell.store(bits, Ordering::Relaxed);
     }
 
     fn word_count(&self) -> u64 {
@@ -444,16 +445,24 @@ fn decode(position: u64, bits: u64) -> Option<Record> {
     Some(Record { tag, len_bytes: (bits & LEN_MASK) as usize })
 }
 
-fn store_words(words: &[AtomicU64], bytes: &[u8]) {
+/// Stores `bytes` as little-endian words, the last one padded with zeros.
+pub(crate) fn store_words(words: &[AtomicU64], bytes: &[u8]) {
     for (chunk, cell) in bytes.chunks_exact(WORD_BYTES).zip(words) {
-        let word = u64::from_le_bytes(chunk.try_into().expect("R2: a chunk is one word"));
-        cell.store(word, Ordering::Relaxed);
+        cell.store(word_of(chunk), Ordering::Relaxed);
     }
     let rest = &bytes[bytes.len() / WORD_BYTES * WORD_BYTES..];
     if !rest.is_empty() {
-        let mut word = [0; WORD_BYTES];
-        word[..rest.len()].copy_from_slice(rest);
-        words[bytes.len() / WORD_BYTES].store(u64::from_le_bytes(word), Ordering::Relaxed);
+        words[bytes.len() / WORD_BYTES].store(word_of(rest), Ordering::Relaxed);
+    }
+}
+
+/// At most 8 bytes as a little-endian word.
+#[inline]
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
+    match bytes.try_into() {
+        Ok(bytes) => u64::from_le_bytes(bytes),
+        // Shorter than a copy call is.
+        Err(_) => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
 

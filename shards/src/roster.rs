@@ -8,6 +8,7 @@
 //! O3  compaction writes the living elsewhere and switches with one store, so (O1) holds for it.
 
 use crate::region::Region;
+use crate::ring::word_of;
 use crate::sync::{AtomicU64, Ordering};
 use bytes::Bytes;
 use heronry_engine::limits::KEY_BYTES_MAX;
@@ -247,7 +248,9 @@ impl Roster {
         let cells = self.region.view::<AtomicU64>(offset as usize, ENTRY_WORDS_MAX);
         let mut check = kind | (key.len() as u64) << 8 | u64::from(tenant.0) << 32;
         let head = check;
-        for (cell, chunk) in cells[1..].iter().zip(key.chunks(8)) {
+        let (whole, rest) = key.split_at(key.len() / 8 * 8);
+        let last = (!rest.is_empty()).then_some(rest);
+        for (cell, chunk) in cells[1..].iter().zip(whole.chunks_exact(8).chain(last)) {
             let word = word_of(chunk);
             check = mix(check, word);
             cell.store(word, Ordering::Relaxed);
@@ -333,12 +336,6 @@ fn parse(log: &Bytes, offset: usize) -> Option<Entry> {
     let key = AgentKey::new(log.slice_ref(key)).ok()?;
     let tenant = TenantId((head >> 32) as u32);
     Some(Entry { kind, tenant, key, word_count: 1 + len.div_ceil(8) as u64 })
-}
-
-fn word_of(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(word)
 }
 
 fn mix(check: u64, word: u64) -> u64 {

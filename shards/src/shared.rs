@@ -151,22 +151,26 @@ impl Shared {
     }
 
     /// A shard's control block.
+    #[inline]
     pub fn block(&self, shard: ShardId) -> &ControlBlock {
         &self.region.view(self.seat_offset(shard), 1)[0]
     }
 
     /// A shard's counters.
+    #[inline]
     pub fn counters(&self, shard: ShardId) -> &CounterBlock {
         &self.region.view(self.seat_offset(shard) + COUNTERS_OFFSET, 1)[0]
     }
 
     /// One of a shard's latency histograms.
+    #[inline]
     pub fn hist(&self, shard: ShardId, latency: Latency) -> &HistBlock {
         let place = latency as usize * size_of::<HistBlock>();
         &self.region.view(self.seat_offset(shard) + HISTS_OFFSET + place, 1)[0]
     }
 
     /// A shard's histogram of turn latencies.
+    #[inline]
     pub fn turn_hist(&self, shard: ShardId) -> &HistBlock {
         self.hist(shard, Latency::Turn)
     }
@@ -185,11 +189,13 @@ impl Shared {
         generation
     }
 
+    #[inline]
     pub(crate) fn change_count(&self) -> u64 {
         self.node().change_count()
     }
 
     /// The ring that `from` writes and `to` reads.
+    #[inline]
     pub(crate) fn ring(&self, from: ShardId, to: ShardId) -> Ring<'_> {
         assert!(
             from.0 < self.shard_count && to.0 < self.shard_count,

@@ -1,11 +1,12 @@
 //! What one shard keeps about one peer: both ends of their rings and what waits for room.
 //!
-//! Owns: cutting messages into records, the backlog and its order.  Not: other peers, doorbells.
+//! Owns: cutting messages into records and joining them, the backlog and its order.  Not: other
+//! peers, doorbells.
 //! M4  a backlog takes requests up to one ring's length (and always one message); answers are
 //!     taken always, as they are bounded by the requests that were admitted.
 
-use super::PeerState;
-use crate::ring::{Push, Reader, Ring, Tag, Writer};
+use super::{MESSAGE_BYTES_MAX, PeerState};
+use crate::ring::{Next, Push, Reader, Record, Ring, Tag, Writer};
 use heronry_engine::ShardId;
 use std::collections::VecDeque;
 
@@ -17,7 +18,7 @@ pub(super) struct Peer {
     pub(super) reader: Reader,
     backlog: VecDeque<Waiting>,
     backlog_bytes: usize,
-    pub(super) assembly: Option<Vec<u8>>,
+    assembly: Option<Vec<u8>>,
     pub(super) due: Due,
 }
 
@@ -48,6 +49,17 @@ struct Waiting {
 struct Progress {
     begun: bool,
     sent_bytes: usize,
+}
+
+/// What one go through a ring found.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Messages handed over.
+    pub(super) message_count: usize,
+    /// Times the ring was damaged.
+    pub(super) resets: u64,
+    /// The record it stopped at, not taken, because it is of another generation.
+    pub(super) stale: Option<Record>,
 }
 
 impl Peer {
@@ -122,6 +134,74 @@ impl Peer {
     pub(super) fn restart_front(&mut self) {
         if let Some(front) = self.backlog.front_mut() {
             front.progress = Progress::default();
+        }
+    }
+
+    /// Drops the part of a message that has arrived.
+    pub(super) fn forget_partial(&mut self) {
+        self.assembly = None;
+    }
+
+    /// Takes the records last looked at, as far as their generations are those of `tag`, and
+    /// hands over the messages they complete. `scratch` is any buffer.
+    pub(super) fn take_all(
+        &mut self,
+        ring: Ring<'_>,
+        tag: Tag,
+        scratch: &mut Vec<u8>,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Taken {
+        let mut taken = Taken::default();
+        loop {
+            match self.reader.next(ring) {
+                Next::End => return taken,
+                Next::Corrupt => {
+                    self.assembly = None;
+                    taken.resets += 1;
+                }
+                Next::Record(record) => {
+                    let Tag { first, last, .. } = record.tag;
+                    if record.tag != (Tag { first, last, ..tag }) {
+                        taken.stale = Some(record);
+                        return taken;
+                    }
+                    if first && last {
+                        self.assembly = None;
+                        scratch.clear();
+                        self.reader.take(ring, record, scratch);
+                        each(scratch);
+                        taken.message_count += 1;
+                    } else {
+                        self.join(ring, record, each, &mut taken);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a record that is part of a message.
+    fn join(
+        &mut self,
+        ring: Ring<'_>,
+        record: Record,
+        each: &mut dyn FnMut(&[u8]),
+        taken: &mut Taken,
+    ) {
+        let begun = self.assembly.take().filter(|_| !record.tag.first);
+        // Without a beginning, it is the rest of a message that lost it with a reset.
+        let Some(mut message) = begun.or(record.tag.first.then(Vec::new)) else {
+            return self.reader.skip(ring, record);
+        };
+        if message.len() + record.len_bytes > MESSAGE_BYTES_MAX {
+            taken.resets += 1;
+            return self.reader.skip(ring, record);
+        }
+        self.reader.take(ring, record, &mut message);
+        if record.tag.last {
+            each(&message);
+            taken.message_count += 1;
+        } else {
+            self.assembly = Some(message);
         }
     }
 
