@@ -21,6 +21,7 @@ use crate::driver::{Completion, Done, Doorbells, Driver, Handle, Op, Token};
 use crate::handles::Handles;
 use crate::timers::Timers;
 use buffers::{BUFFER_COUNT_MAX, Buffers, GROUP};
+use completion::Ended;
 use heronry_engine::{Nanos, ShardId};
 use heronry_numa::Clock;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -40,6 +41,8 @@ const IGNORED: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 /// Bytes one send, read or write asks of the kernel at most; longer ones go on from there.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
+/// Longest single wait: the kernel adds it to the time, which must not overflow.
+const WAIT_NS_MAX: u64 = 3_600_000_000_000;
 /// Longest wait of a dropped ring for its operations: rounds of `RETIRE_WAIT_NS`.
 const RETIRE_ROUNDS: u32 = 40;
 const RETIRE_WAIT_NS: u32 = 50_000_000;
@@ -85,28 +88,6 @@ struct Open {
     direct: bool,
     /// `Close` was asked; it happens with the last completion (U1).
     closing: bool,
-}
-
-/// How an operation ended that the kernel never saw, or that needs a second completion.
-#[derive(Debug)]
-enum Ended {
-    Sent(Vec<u8>),
-    Read(Vec<u8>),
-    Written(Vec<u8>),
-    Cancelled,
-    Failed(i32),
-}
-
-impl Ended {
-    fn done(self) -> Done<'static> {
-        match self {
-            Ended::Sent(bytes) => Done::Sent(bytes),
-            Ended::Read(bytes) => Done::Read(bytes),
-            Ended::Written(bytes) => Done::Written(bytes),
-            Ended::Cancelled => Done::Cancelled,
-            Ended::Failed(errno) => Done::Failed { errno },
-        }
-    }
 }
 
 /// The io_uring driver of one shard. See [`Driver`].
@@ -219,8 +200,9 @@ impl Uring {
 
     /// Submits and waits for a completion, for `span` at most.
     fn enter_wait(&mut self, span: Nanos) {
+        let wait_ns = span.0.min(WAIT_NS_MAX);
         let time =
-            Timespec::new().sec(span.0 / 1_000_000_000).nsec((span.0 % 1_000_000_000) as u32);
+            Timespec::new().sec(wait_ns / 1_000_000_000).nsec((wait_ns % 1_000_000_000) as u32);
         let args = SubmitArgs::new().timespec(&time);
         entered(self.ring.submitter().submit_with_args(1, &args));
     }

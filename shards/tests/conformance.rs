@@ -4,6 +4,9 @@
 //! The real drivers use loopback sockets and a second thread; without io_uring they print
 //! `skipped: why`. The simulated one runs every test under several seeds.
 
+// Set-up that fails ends the test.
+#![allow(clippy::unwrap_used)]
+
 use heronry_engine::{Nanos, ShardId};
 use heronry_numa::Clock;
 use heronry_shards::driver::{Completion, Done, Doorbells, Driver, Handle, Op, Token};

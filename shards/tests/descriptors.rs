@@ -1,6 +1,9 @@
 //! Out of file descriptors: accepting ends with `EMFILE`, nobody else notices, and it goes on
 //! once there are some again. In a process of its own, since the limit is the process's.
 
+// Set-up that fails ends the test.
+#![allow(clippy::unwrap_used)]
+
 use heronry_engine::{Nanos, ShardId};
 use heronry_numa::Clock;
 use heronry_shards::driver::{Done, Doorbells, Driver, Handle, Op, Token};

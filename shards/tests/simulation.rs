@@ -2,6 +2,9 @@
 //!
 //! The driver's promises are in `conformance.rs`; here are S1 and S2 of `sim.rs`.
 
+// Set-up that fails ends the test.
+#![allow(clippy::unwrap_used)]
+
 use heronry_engine::{Nanos, ShardId};
 use heronry_shards::driver::{Done, Driver, Handle, Op, Token};
 use heronry_shards::sim::{ShardFuture, SimClient, SimDriver, Step, World, WorldConfig};

@@ -11,6 +11,28 @@ use super::{BELL, IGNORED, Open, Uring};
 use crate::driver::{Completion, Done};
 use io_uring::cqueue;
 
+/// How an operation ended that the kernel never saw, or that needs a second completion.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Sent(Vec<u8>),
+    Read(Vec<u8>),
+    Written(Vec<u8>),
+    Cancelled,
+    Failed(i32),
+}
+
+impl Ended {
+    pub(super) fn done(self) -> Done<'static> {
+        match self {
+            Ended::Sent(bytes) => Done::Sent(bytes),
+            Ended::Read(bytes) => Done::Read(bytes),
+            Ended::Written(bytes) => Done::Written(bytes),
+            Ended::Cancelled => Done::Cancelled,
+            Ended::Failed(errno) => Done::Failed { errno },
+        }
+    }
+}
+
 impl Uring {
     /// Hands on one completion of the kernel. Returns how many completions the loop saw.
     pub(super) fn complete(
