@@ -466,7 +466,8 @@ pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     }
 }
 
-fn load_words(words: &[AtomicU64], bytes: &mut [u8]) {
+/// Loads little-endian words; `bytes` are as many whole words.
+pub(crate) fn load_words(words: &[AtomicU64], bytes: &mut [u8]) {
     for (chunk, cell) in bytes.chunks_exact_mut(WORD_BYTES).zip(words) {
         chunk.copy_from_slice(&cell.load(Ordering::Relaxed).to_le_bytes());
     }

@@ -8,13 +8,15 @@
 //! O3  compaction writes the living elsewhere and switches with one store, so (O1) holds for it.
 
 use crate::region::Region;
-use crate::ring::word_of;
+use crate::ring::{load_words, word_of};
 use crate::sync::{AtomicU64, Ordering};
 use bytes::Bytes;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
 use heronry_engine::limits::KEY_BYTES_MAX;
 use heronry_engine::{AgentKey, TenantId};
-use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Below this length a roster is not worth compacting.
@@ -39,6 +41,7 @@ const ACTIVE_IDX: usize = 2;
 const SPANS_IDX: usize = 4;
 /// Largest entry: its head and the longest key.
 const ENTRY_WORDS_MAX: usize = 1 + KEY_BYTES_MAX.div_ceil(8);
+const KIND: u64 = 0xff;
 const CHECK: u64 = 0xffff << 16;
 /// The file grows by this, or by an eighth of its length if that is more.
 const STEP_BYTES: u64 = 1 << 20;
@@ -113,8 +116,10 @@ struct Span {
 struct Entry {
     kind: u64,
     tenant: TenantId,
-    key: AgentKey,
-    word_count: u64,
+    /// Hash of tenant and key.
+    hash: u64,
+    /// Where the key lies in the log's bytes.
+    key: Range<usize>,
 }
 
 /// All that one pass over the log finds.
@@ -139,7 +144,7 @@ impl Roster {
     }
 
     /// Opens the roster behind `fd`, to append after its last whole entry (O2), and reads it.
-    /// Cost: about 0.2 us per entry.
+    /// Cost: about 0.1 us per entry.
     pub fn attach(fd: OwnedFd) -> Result<(Roster, Reading), RosterError> {
         let mut region = Region::attach(fd)?;
         // A file shorter than a header grows to zeros, which are no magic.
@@ -246,16 +251,13 @@ impl Roster {
             self.grow(end)?;
         }
         let cells = self.region.view::<AtomicU64>(offset as usize, ENTRY_WORDS_MAX);
-        let mut check = kind | (key.len() as u64) << 8 | u64::from(tenant.0) << 32;
-        let head = check;
-        let (whole, rest) = key.split_at(key.len() / 8 * 8);
-        let last = (!rest.is_empty()).then_some(rest);
-        for (cell, chunk) in cells[1..].iter().zip(whole.chunks_exact(8).chain(last)) {
-            let word = word_of(chunk);
-            check = mix(check, word);
+        let head = (key.len() as u64) << 8 | u64::from(tenant.0) << 32;
+        let mut hash = head;
+        for (cell, word) in cells[1..].iter().zip(words_of(key)) {
+            hash = mix(hash, word);
             cell.store(word, Ordering::Relaxed);
         }
-        cells[0].store(head | seal(check), Ordering::Relaxed);
+        cells[0].store(head | kind | seal(hash, kind), Ordering::Relaxed);
         Ok(1 + key.len().div_ceil(8) as u64)
     }
 
@@ -296,46 +298,57 @@ fn read_span(region: &Region) -> Span {
 /// Reads a span entry by entry, up to the first that is not one (O2).
 fn scan(region: &Region, span: Span) -> Scan {
     let offset = (span.start * WORD_BYTES) as usize;
-    let cells = region.view::<AtomicU64>(offset, span.count as usize);
-    let words = cells.iter().map(|cell| cell.load(Ordering::Relaxed).to_le_bytes());
-    let log = Bytes::from(words.flatten().collect::<Vec<u8>>());
+    let mut log = vec![0; (span.count * WORD_BYTES) as usize];
+    load_words(region.view(offset, span.count as usize), &mut log);
     let (mut births, mut ends, mut whole_words) = (0, 0, 0u64);
-    let mut born: Vec<Option<(TenantId, AgentKey)>> = Vec::new();
-    let mut places: HashMap<(TenantId, Bytes), usize> = HashMap::new();
+    let mut born: Vec<Option<Entry>> = Vec::new();
+    // Places in `born`, found by tenant and key.
+    let mut places: HashTable<u32> = HashTable::new();
     while let Some(entry) = parse(&log, (whole_words * WORD_BYTES) as usize) {
-        whole_words += entry.word_count;
-        let name = (entry.tenant, entry.key.as_bytes().clone());
-        if entry.kind == BORN {
-            births += 1;
-            places.entry(name).or_insert_with(|| {
-                born.push(Some((entry.tenant, entry.key)));
-                born.len() - 1
-            });
-        } else {
-            ends += 1;
-            if let Some(place) = places.remove(&name) {
-                born[place] = None;
+        whole_words += 1 + entry.key.len().div_ceil(8) as u64;
+        let at = |place: u32| born[place as usize].as_ref().expect("O2: places are of the living");
+        let same = |place: &u32| {
+            let other = at(*place);
+            other.tenant == entry.tenant && log[other.key.clone()] == log[entry.key.clone()]
+        };
+        let slot = places.entry(entry.hash, same, |place| at(*place).hash);
+        match (entry.kind, slot) {
+            (BORN, Slot::Vacant(slot)) => {
+                slot.insert(born.len() as u32);
+                births += 1;
+                born.push(Some(entry));
+            }
+            (BORN, Slot::Occupied(_)) => births += 1,
+            (_, Slot::Vacant(_)) => ends += 1,
+            (_, Slot::Occupied(slot)) => {
+                ends += 1;
+                born[slot.remove().0 as usize] = None;
             }
         }
     }
     let damaged_bytes = (span.count - whole_words) * WORD_BYTES;
-    let living = born.into_iter().flatten().collect();
+    let log = Bytes::from(log);
+    let key_of = |entry: Entry| Some((entry.tenant, AgentKey::new(log.slice(entry.key)).ok()?));
+    let living = born.into_iter().flatten().filter_map(key_of).collect();
     Scan { reading: Reading { living, damaged_bytes }, whole_words, births, ends }
 }
 
 /// The entry at `offset` of the log, if it is one.
-fn parse(log: &Bytes, offset: usize) -> Option<Entry> {
+fn parse(log: &[u8], offset: usize) -> Option<Entry> {
     let head = word_of(log.get(offset..offset + 8)?);
-    let kind = head & 0xff;
-    let len = (head >> 8 & 0xff) as usize;
-    let key = log.get(offset + 8..offset + 8 + len)?;
-    let check = key.chunks(8).fold(head & !CHECK, |check, chunk| mix(check, word_of(chunk)));
-    if !(BORN..=ENDED).contains(&kind) || head & CHECK != seal(check) {
+    let kind = head & KIND;
+    let key = offset + 8..offset + 8 + (head >> 8 & 0xff) as usize;
+    let hash = words_of(log.get(key.clone())?).fold(head & !(KIND | CHECK), mix);
+    if !(BORN..=ENDED).contains(&kind) || head & CHECK != seal(hash, kind) {
         return None;
     }
-    let key = AgentKey::new(log.slice_ref(key)).ok()?;
-    let tenant = TenantId((head >> 32) as u32);
-    Some(Entry { kind, tenant, key, word_count: 1 + len.div_ceil(8) as u64 })
+    Some(Entry { kind, tenant: TenantId((head >> 32) as u32), hash, key })
+}
+
+/// A key as it stands in the log.
+fn words_of(key: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let (whole, rest) = key.split_at(key.len() / 8 * 8);
+    whole.chunks_exact(8).chain((!rest.is_empty()).then_some(rest)).map(word_of)
 }
 
 fn mix(check: u64, word: u64) -> u64 {
@@ -343,8 +356,8 @@ fn mix(check: u64, word: u64) -> u64 {
 }
 
 /// The check bits, in their place.
-fn seal(check: u64) -> u64 {
-    mix(check, 0x5a3c) >> 48 << 16
+fn seal(hash: u64, kind: u64) -> u64 {
+    mix(hash, kind) >> 48 << 16
 }
 
 #[cfg(test)]
