@@ -1,7 +1,7 @@
 //! Behaviours: native code that handles an agent's messages, one turn at a time.
 //!
-//! Owns: what a behaviour sees of its agent (a [`Turn`]) and how it says that it failed.  Not: undo,
-//! sealing and the release of effects (`partition/turns.rs`).
+//! Owns: what a behaviour sees of its agent (a [`Turn`]) and how it says that it failed.  Not:
+//! undo, sealing and the release of effects (`partition/turns.rs`).
 //! B1  a behaviour keeps nothing of an agent outside the image, so a version is the whole agent.
 //! B2  sends, calls and the reply wait in the turn's draft; a failed turn leaves none of them.
 

@@ -1,6 +1,7 @@
 //! Every fixed bound of the engine, in one place, checked against each other at compile time.
 //!
-//! Bounds that an operator may set are keys of the config (`config.rs`); their ranges use these.
+//! Owns: bounds that no setting changes.  Not: bounds that an operator may set, which are keys of
+//! the config (`config.rs`); their ranges use these.
 
 /// Longest key in bytes: `template/name~branch...`.
 pub const KEY_BYTES_MAX: usize = 255;

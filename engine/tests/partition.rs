@@ -1,11 +1,11 @@
 //! What a partition promises, asked as clients and other agents would ask.
 //!
-//! Owns: the invariants of `partition.rs` and its parts, by name.  Not: several shards at once, which
-//! the simulation runs.
+//! Owns: the invariants of `partition.rs` and its parts, by name.  Not: several shards at once,
+//! which the simulation runs.
 
 // The model test uses another part of it.
-#[path = "partition/world.rs"]
 #[allow(dead_code)]
+#[path = "partition/world.rs"]
 mod world;
 
 use bytes::Bytes;

@@ -1,12 +1,13 @@
 //! A partition beside an oracle: random requests, the same answers, the same agents.
 //!
-//! Owns: the comparison.  Not: several shards, delays and deadlines, which the simulation has.
+//! Owns: the comparison of every answer, and at the end of every image and version.  Not: several
+//! shards, delays and deadlines, which the simulation has.
 
 #[path = "partition/model.rs"]
 mod model;
 // The named tests use another part of it.
-#[path = "partition/world.rs"]
 #[allow(dead_code)]
+#[path = "partition/world.rs"]
 mod world;
 
 use bytes::Bytes;
@@ -174,7 +175,11 @@ fn settle(world: &mut World, open: &mut Vec<(u64, String, Act, Result<Answer, Re
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn v2_served_one_by_one_it_does_what_the_model_does(

@@ -44,7 +44,7 @@ fn parse(message: &[u8]) -> Result<i64, Fault> {
     number.ok_or_else(|| {
         let shown = String::from_utf8_lossy(&message[..message.len().min(40)]);
         Fault::refused(format!(
-            "{shown:?} is no message for a counter; allowed: get, or a decimal number from {} to {}",
+            "{shown:?} is no message for a counter; allowed: get, or a decimal number, {} to {}",
             i64::MIN,
             i64::MAX
         ))

@@ -1,6 +1,7 @@
 //! Branches: agents forked from a version of another one, linked to it until COMMIT or TERMINATE.
 //!
-//! Owns: FORK, COMMIT, and the links between parent and branches.  Not: pages (a fork shares a root).
+//! Owns: FORK, COMMIT, and the links between parent and branches.  Not: pages; a fork shares a
+//! root.
 //! K1  a branch's links and its parent's agree, and `branch_count` counts them.
 //! K2  all branches of one FORK start from one version.
 //! K3  FORK makes all branches or none.
