@@ -336,6 +336,25 @@ fn positions_count_the_bytes_of_big_arguments() {
     assert_eq!(decode(bytes.chunks(1000), &LIMITS).1, Some(expected));
 }
 
+/// Found by fuzzing: the byte after a big bulk is wrong, and the last that arrives.
+#[test]
+fn p1_a_wrong_end_of_a_bulk_is_refused_at_its_first_byte() {
+    for len in [4, 40_000] {
+        let body = [vec![b'x'; len], b"\n".to_vec()].concat();
+        let request = [format!("*1\r\n${len}\r\n").into_bytes(), body.clone()].concat();
+        let expected = Some(ProtocolError::ExpectedCrlf { got: b'\n', at: request.len() - 1 });
+        for size in [request.len(), request.len() - 1, 1000, 1] {
+            assert_eq!(decode(request.chunks(size), &LIMITS).1, expected, "{len} cut at {size}");
+        }
+        let reply = [format!("${len}\r\n").into_bytes(), body].concat();
+        let expected = ProtocolError::ExpectedCrlf { got: b'\n', at: reply.len() - 1 };
+        for size in [reply.len(), reply.len() - 1, 1000, 1] {
+            let chunks: Vec<&[u8]> = reply.chunks(size).collect();
+            assert_eq!(replies(&chunks), Err(expected), "{len} cut at {size}");
+        }
+    }
+}
+
 #[test]
 fn malformed_replies_are_refused() {
     let cases: &[(&[u8], &str)] = &[
@@ -347,6 +366,7 @@ fn malformed_replies_are_refused() {
         (b"(12x\r\n", "invalid line, at byte 1"),
         (b"+a\n", "invalid line, at byte 1"),
         (b"*9999999\r\n", "invalid multibulk length: 9999999 elements at byte 1, at most 1048576"),
+        (b"%-1\r\n", "invalid multibulk length: -1 elements at byte 1, at most 1048576"),
         (b"*2\r\n:1\r\n;", "no type starts with ';' at byte 8"),
         (b"=2\r\nab\r\n", "invalid bulk length: 2 at byte 1, at most 67108864 bytes"),
     ];

@@ -72,7 +72,12 @@ fn mutant(rng: &mut fastrand::Rng) -> Vec<u8> {
     for _ in 0..rng.usize(1..4) {
         bytes.extend_from_slice(CORPUS[rng.usize(..CORPUS.len())]);
         if rng.u8(..) < 40 {
-            bytes.extend(std::iter::repeat_n(b'x', rng.usize(..60_000)));
+            // Often just as long as the corpus announces.
+            let exact = [40_000, 99_999, rng.usize(..60_000)][rng.usize(..3)];
+            bytes.extend(std::iter::repeat_n(b'x', exact));
+            if rng.bool() {
+                bytes.extend_from_slice(b"\r\n");
+            }
         }
     }
     for _ in 0..rng.usize(..6) {

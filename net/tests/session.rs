@@ -152,6 +152,24 @@ fn n1_unsent_output_pauses_and_half_of_it_resumes() {
 }
 
 #[test]
+fn n1_what_arrives_in_a_pause_waits_for_half() {
+    let config = RespConfig { pipeline_max: 8, ..RespConfig::default() };
+    let mut peer = Peer::new(config);
+    peer.receive(&(0..8).flat_map(|_| send("x")).collect::<Vec<u8>>());
+    let asks = std::mem::take(&mut peer.asks);
+    assert_eq!((asks.len(), peer.paused()), (8, true));
+    for ask in &asks[..3] {
+        peer.answer(ask.seq, answer_to(ask));
+    }
+    peer.receive(&send("y"));
+    assert!(peer.asks.is_empty() && peer.paused(), "5 of 8 are more than half");
+    peer.answer(asks[3].seq, answer_to(&asks[3]));
+    assert!(!peer.paused());
+    peer.resume();
+    assert_eq!(peer.asks.len(), 1);
+}
+
+#[test]
 fn n1_reads_count_before_they_are_answered() {
     let config = RespConfig { output_bytes_max: 100_000, ..RespConfig::default() };
     let mut peer = Peer::new(config);

@@ -332,6 +332,10 @@ impl RequestDecoder {
     #[inline]
     fn body(&mut self, src: &[u8], len: usize) -> Result<bool, ProtocolError> {
         if src.len() < self.at + len + 2 {
+            if src.len() > self.at + len {
+                // P1: a wrong byte is refused as soon as it is seen, however the rest is cut.
+                crlf(src, self.at + len)?;
+            }
             if len > BIG_BULK_BYTES && src.len() < self.at + len {
                 // P3: exactly sized, filled once.
                 self.big = Vec::with_capacity(len);

@@ -312,6 +312,10 @@ impl ReplyDecoder {
             return Ok(None);
         }
         if there < len + 2 {
+            if there > len {
+                // P1: a wrong byte is refused as soon as it is seen, however the rest is cut.
+                crlf(&self.buffer, body + len)?;
+            }
             return Ok(None);
         }
         crlf(&self.buffer, body + len)?.expect("P1: the length covers CR LF");
