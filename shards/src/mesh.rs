@@ -4,7 +4,7 @@
 //! (`ring`), records and what waits for room (`mesh/peer`), what messages mean.
 //! M1  messages from one shard to another arrive whole, once, in the order sent, while both
 //!     generations last and no ring is damaged.
-//! M2  a shard has one `Mesh` at a time; attaching begins a generation and discards what was queued.
+//! M2  a shard has one `Mesh` at a time; attaching begins a generation, what was queued is gone.
 //! M3  a peer's new state is told by `changed_peers` before anything of its new generation is
 //!     handed over, and nothing of its older ones is after it.
 //! M5  `announce_park` says true only when whatever comes later will ring this shard's doorbell.
@@ -46,7 +46,7 @@ pub struct PeerState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MeshError {
     /// The peer is behind.
-    #[error("shard {} is behind by {backlog_bytes} B of requests; allowed: {backlog_bytes_max} B", to.0)]
+    #[error("shard {} is behind by {backlog_bytes} B; allowed: {backlog_bytes_max} B", to.0)]
     Full {
         /// The peer.
         to: ShardId,

@@ -115,7 +115,8 @@ proptest! {
         let mut state = 1;
         for (place, bits) in damage {
             state ^= bits;
-            ring.scribble(if wide { place * 7 } else { place % 8 }, if wide { state } else { bits });
+            let (place, bits) = if wide { (place * 7, state) } else { (place % 8, bits) };
+            ring.scribble(place, bits);
         }
         for _ in 0..6 {
             pass(&mut a);

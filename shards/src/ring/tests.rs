@@ -102,7 +102,8 @@ proptest! {
     fn r3_any_damage_heals(
         before in 0usize..8,
         unread in 0usize..8,
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0u8..3), 1..80),
+        damage in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<u64>(), 0u8..3), 1..80),
         rounds_of in any::<bool>(),
     ) {
         let memory = Memory::new(64);
