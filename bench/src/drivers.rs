@@ -32,8 +32,7 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
         }
     }
     anyhow::ensure!(!nodes.is_empty(), "no driver starts here: {}", report.notes.join("; "));
-    let allowed = sys::allowed_cpus();
-    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let _pinned = sys::Pinned::to(context.cores.client)?;
     let bar = context.progress("drivers", (SHAPES.len() * nodes.len() * context.repeat) as u64);
     for shape in SHAPES {
         let mut rates = vec![Vec::new(); nodes.len()];
@@ -67,7 +66,6 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
         }
     }
     bar.finish_and_clear();
-    sys::CpuMask::of(&allowed).apply()?;
     for (_, node) in nodes {
         node.stop()?;
     }

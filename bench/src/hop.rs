@@ -78,8 +78,7 @@ pub fn run(context: &Context, args: &HopArgs) -> anyhow::Result<Option<Report>> 
         "{MESSAGE_BYTES} bytes there and back between processes on CPU {} and {}",
         context.cores.client, context.cores.server
     ));
-    let allowed = sys::allowed_cpus();
-    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let _pinned = sys::Pinned::to(context.cores.client)?;
     for mode in [Mode::Spinning, Mode::Parked] {
         let name = if mode == Mode::Parked { "parked" } else { "spinning" };
         let bar = context.progress(name, context.repeat as u64);
@@ -97,7 +96,6 @@ pub fn run(context: &Context, args: &HopArgs) -> anyhow::Result<Option<Report>> 
         report.figure(&format!("{name}/p99"), "us", Better::Lower, p99);
         report.curves.push(all.curve(name));
     }
-    sys::CpuMask::of(&allowed).apply()?;
     Ok(Some(report))
 }
 

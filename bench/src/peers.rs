@@ -2,7 +2,8 @@
 //!
 //! Owns: who takes part, the order of runs, the ratios.  Not: the work itself (`messages.rs`).
 //! F1  runs interleave: ours, theirs, ours, theirs; a ratio is taken inside one round.
-//! F2  the ratio that counts is against Redis's best way of doing the same work.
+//! F2  the peer that does the same work is the script, which is atomic as a turn is; pair (not
+//!     atomic) and overwrite (reads nothing) do less and stand beside it as stricter lines.
 
 use crate::context::{self, Context};
 use crate::link::Addr;
@@ -34,8 +35,6 @@ struct Contestant {
     name: &'static str,
     addr: Addr,
     work: Work,
-    /// Does the same work as ours, so it counts for F2.
-    equal: bool,
     /// Processes of the server.
     pids: Vec<u32>,
 }
@@ -77,14 +76,14 @@ pub fn measure(
         messages::prepare_node(&node.addr(), args.agents)?;
         let addr = if args.unix && !with_redis { node.unix() } else { node.addr() };
         let pids = node.pids();
-        contestants.push(Contestant { name, addr, work: Work::Send, equal: false, pids });
+        contestants.push(Contestant { name, addr, work: Work::Send, pids });
     }
     match &redis {
         Some(redis) => contestants.extend(redis_contestants(redis, args, &mut report)?),
         None if with_redis => report.note(redis::ABSENT),
         None => {}
     }
-    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let _pinned = sys::Pinned::to(context.cores.client)?;
     let steps = shapes.len() * contestants.len() * context.repeat;
     let bar = context.progress(scenario, steps as u64);
     for shape in shapes {
@@ -118,17 +117,12 @@ fn redis_contestants(
         redis.version()
     ));
     let script = Work::Script { digest: redis.load_script()? };
-    let contestant = |name, work, equal| Contestant {
-        name,
-        addr: redis.addr(),
-        work,
-        equal,
-        pids: vec![redis.pid()],
-    };
+    let contestant =
+        |name, work| Contestant { name, addr: redis.addr(), work, pids: vec![redis.pid()] };
     Ok(vec![
-        contestant("redis-script", script, true),
-        contestant("redis-pair", Work::Pair, true),
-        contestant("redis-overwrite", Work::Overwrite, false),
+        contestant("redis-script", script),
+        contestant("redis-pair", Work::Pair),
+        contestant("redis-overwrite", Work::Overwrite),
     ])
 }
 
@@ -168,46 +162,14 @@ fn publish(report: &mut Report, shape: Shape, contestants: &[Contestant], rounds
         report.figure(&name("server-cpu"), "us/op", Better::Lower, rounds.server_us.clone());
         report.curves.push(rounds.latency.curve(format!("{shape_name}/{}", contestant.name)));
     }
-    let equals: Vec<&Rounds> =
-        contestants.iter().zip(rounds).filter(|(c, _)| c.equal).map(|(_, r)| r).collect();
-    if equals.is_empty() {
-        return;
-    }
-    let best_rate = best(&equals, |r| &r.per_second, f64::max);
-    let best_p50 = best(&equals, |r| &r.p50_us, f64::min);
-    for (contestant, rounds) in contestants.iter().zip(rounds).filter(|(c, _)| c.work == Work::Send)
-    {
-        let name = |what: &str| format!("{shape_name}/{}:redis/{what}", contestant.name);
-        let rate = ratios(&rounds.per_second, &best_rate);
-        report.figure(&name("rate"), "x", Better::Higher, rate);
-        report.figure(&name("p50"), "x", Better::Lower, ratios(&rounds.p50_us, &best_p50));
-    }
-    if let Some(at) = contestants.iter().position(|c| c.work == Work::Overwrite) {
-        let name = format!("{shape_name}/heronry:redis-overwrite/rate");
-        let rate = ratios(&rounds[0].per_second, &rounds[at].per_second);
-        report.figure(&name, "x", Better::Higher, rate);
-    }
-}
-
-/// Round by round, the best of several contestants (F2).
-fn best(
-    equals: &[&Rounds],
-    values: impl Fn(&Rounds) -> &Vec<f64>,
-    pick: fn(f64, f64) -> f64,
-) -> Vec<f64> {
-    let count = equals.iter().map(|rounds| values(rounds).len()).min().unwrap_or(0);
-    let round = |n: usize| equals.iter().map(|rounds| values(rounds)[n]).reduce(pick);
-    (0..count).map(|n| round(n).unwrap_or(0.0)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f2_the_best_peer_of_each_round_counts() {
-        let fast = Rounds { per_second: vec![3.0, 1.0], ..Rounds::default() };
-        let slow = Rounds { per_second: vec![2.0, 5.0], ..Rounds::default() };
-        assert_eq!(best(&[&fast, &slow], |r| &r.per_second, f64::max), vec![3.0, 5.0]);
+    let sides = || contestants.iter().zip(rounds);
+    for (ours, our_rounds) in sides().filter(|(side, _)| side.work == Work::Send) {
+        for (peer, peer_rounds) in sides().filter(|(side, _)| side.work != Work::Send) {
+            let name = |what: &str| format!("{shape_name}/{}:{}/{what}", ours.name, peer.name);
+            let rate = ratios(&our_rounds.per_second, &peer_rounds.per_second);
+            report.figure(&name("rate"), "x", Better::Higher, rate);
+            let p50 = ratios(&our_rounds.p50_us, &peer_rounds.p50_us);
+            report.figure(&name("p50"), "x", Better::Lower, p50);
+        }
     }
 }

@@ -29,8 +29,7 @@ pub fn half_load(
 ) -> anyhow::Result<()> {
     let node = Node::start(context, &NodePlan::single(context))?;
     messages::prepare_node(&node.addr(), args.agents)?;
-    let allowed = sys::allowed_cpus();
-    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let _pinned = sys::Pinned::to(context.cores.client)?;
     let mut requests = Work::Send.encode(args.agents);
     let (mut rates, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new());
     let mut all = Latency::new();
@@ -52,7 +51,6 @@ pub fn half_load(
         p99.push(outcome.latency.us_at(99.0));
         all.add(&outcome.latency);
     }
-    sys::CpuMask::of(&allowed).apply()?;
     report.figure("half/rate", "ops/s", Better::Neither, rates);
     report.figure("half/p50", "us", Better::Lower, p50);
     report.figure("half/p99", "us", Better::Lower, p99);

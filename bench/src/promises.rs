@@ -96,13 +96,13 @@ const fn row(name: &'static str, source: Source, limit: Limit, value: Value) -> 
 #[rustfmt::skip]
 const PROMISES: &[Promise] = &[
     row("messages/32-connections-vs-redis", Peers, Least(1.5, "x"),
-        Figure("32x1/heronry:redis/rate")),
+        Figure("32x1/heronry:redis-script/rate")),
     row("messages/1-connection-p50-vs-redis", Peers, Most(1.0, "x"),
-        Figure("1x1/heronry:redis/p50")),
+        Figure("1x1/heronry:redis-script/p50")),
     row("messages/1-connection-p50-spinning-vs-redis", Peers, Most(0.6, "x"),
-        Figure("1x1/heronry-spin:redis/p50")),
+        Figure("1x1/heronry-spin:redis-script/p50")),
     row("pipeline/rate-vs-redis", Peers, Least(3.0, "x"),
-        Figure("32x16/heronry:redis/rate")),
+        Figure("32x16/heronry:redis-script/rate")),
     row("pipeline/rate", Peers, Least(1e6, "ops/s"),
         Figure("32x16/heronry/rate")),
     row("pipeline/p99-at-half-load", HalfLoad, Most(100.0, "us"),

@@ -82,9 +82,9 @@ pub struct ReplayArgs {
     /// Azure: seed of the choice of agents
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// CPUs of the node
-    #[arg(long, default_value = "apart")]
-    pub placement: Placement,
+    /// CPUs of the node [default: shared when as fast as possible, else apart]
+    #[arg(long)]
+    pub placement: Option<Placement>,
     /// More settings of the node, key=value
     #[arg(long)]
     pub set: Vec<String>,
@@ -108,11 +108,9 @@ pub fn run(context: &Context, args: &ReplayArgs) -> anyhow::Result<(Report, Vec<
     report.note(format!("trace {}", args.trace.display()));
     let text = std::fs::read_to_string(&args.trace)
         .map_err(|error| TraceError::Read { path: args.trace.clone(), error })?;
-    let allowed = sys::allowed_cpus();
-    sys::CpuMask::of(&[context.cores.client]).apply()?;
-    let played = play(context, args, &text, &mut report);
-    sys::CpuMask::of(&allowed).apply()?;
-    Ok((report, played?))
+    let _pinned = sys::Pinned::to(context.cores.client)?;
+    let lines = play(context, args, &text, &mut report)?;
+    Ok((report, lines))
 }
 
 fn play(
@@ -124,17 +122,18 @@ fn play(
     let mut lines = Vec::new();
     if args.speed > 0.0 {
         let pace = Pace::Recorded { speed: args.speed };
-        let phase = phase(context, args, text, pace)?;
+        let phase = phase(context, args, text, pace, report)?;
         publish(report, &format!("speed-{}", args.speed), &phase);
         lines.push(phase.verified.line());
         return Ok(lines);
     }
-    let fast = phase(context, args, text, Pace::Flying { turn_count: args.flying as usize })?;
+    let fast =
+        phase(context, args, text, Pace::Flying { turn_count: args.flying as usize }, report)?;
     let rate = fast.driven.turn_count as f64 / fast.driven.seconds;
     publish(report, "fast", &fast);
     lines.push(fast.verified.line());
     drop(fast);
-    let half = phase(context, args, text, Pace::Even { per_second: rate / 2.0 })?;
+    let half = phase(context, args, text, Pace::Even { per_second: rate / 2.0 }, report)?;
     publish(report, "half", &half);
     lines.push(half.verified.line());
     lines.dedup();
@@ -146,11 +145,22 @@ pub fn is_mismatch(line: &str) -> bool {
     !line.starts_with("verified:")
 }
 
-fn phase(context: &Context, args: &ReplayArgs, text: &str, pace: Pace) -> anyhow::Result<Phase> {
+fn phase(
+    context: &Context,
+    args: &ReplayArgs,
+    text: &str,
+    pace: Pace,
+    report: &mut Report,
+) -> anyhow::Result<Phase> {
     let shards = if args.shards == 0 { context.cores.all.len().max(2) as u16 } else { args.shards };
     let (all, client) = (&context.cores.all, context.cores.client);
-    let apart = args.placement == Placement::Apart && context.cores.apart();
-    let cpus = all.iter().copied().filter(|cpu| !apart || *cpu != client).collect();
+    // Open loop, the client polls all the time, so a shard on its CPU would wait for its slices.
+    let fast = matches!(pace, Pace::Flying { .. });
+    let usual = if fast { Placement::Shared } else { Placement::Apart };
+    let apart = args.placement.unwrap_or(usual) == Placement::Apart && context.cores.apart();
+    let cpus: Vec<usize> = all.iter().copied().filter(|cpu| !apart || *cpu != client).collect();
+    let phase_name = if fast { "as fast as possible" } else { "open loop" };
+    report.note(format!("{phase_name}: {shards} shards on CPUs {cpus:?}, client on CPU {client}"));
     let mut set = vec![RING_SETTING.to_owned()];
     set.extend(args.set.iter().cloned());
     let node = Node::start(context, &NodePlan { shards, cpus, set })?;

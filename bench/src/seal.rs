@@ -34,8 +34,7 @@ pub fn run(context: &Context, args: &CycleArgs, operation: Operation) -> anyhow:
     let mut report = Report::new(name);
     report
         .note("engine: one thread, means of batches of up to 32; write: first writes after a seal");
-    let allowed = sys::allowed_cpus();
-    sys::CpuMask::of(&[context.cores.client]).apply()?;
+    let _pinned = sys::Pinned::to(context.cores.client)?;
     let bar = context.progress(name, (PAGE_COUNTS.len() + DIRTY_COUNTS.len()) as u64);
     for shape in shapes() {
         context::check_interrupt()?;
@@ -47,7 +46,6 @@ pub fn run(context: &Context, args: &CycleArgs, operation: Operation) -> anyhow:
         report.note(context.pinning());
         over_the_wire(context, operation, &mut report)?;
     }
-    sys::CpuMask::of(&allowed).apply()?;
     Ok(report)
 }
 

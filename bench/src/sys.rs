@@ -39,6 +39,25 @@ impl CpuMask {
     }
 }
 
+/// The calling thread on one CPU until this is dropped; then it has its CPUs back.
+pub struct Pinned(Vec<usize>);
+
+impl Pinned {
+    /// Pins the calling thread. Error: the CPU is not allowed; nothing changed.
+    pub fn to(cpu: usize) -> io::Result<Pinned> {
+        let before = allowed_cpus();
+        CpuMask::of(&[cpu]).apply()?;
+        Ok(Pinned(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // The mask was this thread's a moment ago; a thread that stays pinned still works.
+        let _ = CpuMask::of(&self.0).apply();
+    }
+}
+
 /// CPUs that this thread may run on, ascending.
 pub fn allowed_cpus() -> Vec<usize> {
     let mut mask = CpuMask::of(&[]);
@@ -132,6 +151,15 @@ pub fn page_bytes_and_ticks() -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pinned_thread_gets_its_cpus_back() {
+        let before = allowed_cpus();
+        let pinned = Pinned::to(before[0]).expect("an allowed CPU");
+        assert_eq!(allowed_cpus(), [before[0]]);
+        drop(pinned);
+        assert_eq!(allowed_cpus(), before);
+    }
 
     #[test]
     fn y2_a_confined_child_has_the_mask_it_was_given() {
