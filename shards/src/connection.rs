@@ -305,7 +305,8 @@ impl<G: Gateway> Connections<G> {
         if connection.broken || connection.closed || self.gateway.closing(&connection.session) {
             return;
         }
-        if connection.held && !self.gateway.paused(&connection.session) {
+        // Also when the pause began and ended since the last call: something may be left over.
+        if !self.gateway.paused(&connection.session) {
             self.gateway.resume(&mut connection.session, node, &mut self.asks);
             self.queue_asks(idx, todo);
         }
@@ -345,8 +346,7 @@ impl<G: Gateway> Connections<G> {
     fn settle_end(&mut self, idx: u32, todo: &mut Todo) {
         let slot = &mut self.slots[idx as usize];
         let connection = slot.connection.as_mut().expect("C2: the slot is open");
-        let idle =
-            !connection.sending && self.gateway.output(&mut connection.session).is_empty();
+        let idle = !connection.sending && self.gateway.output(&mut connection.session).is_empty();
         let finished = connection.finished && connection.unanswered_count == 0 && !connection.held;
         let done = finished || self.gateway.closing(&connection.session);
         if !connection.closed && (connection.broken || (done && idle)) {

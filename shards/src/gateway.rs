@@ -78,13 +78,9 @@ pub trait Gateway {
     /// The answer to an ask of this session (G1).
     fn answer(&mut self, session: &mut Self::Session, seq: u64, result: Result<Reply, Refusal>);
 
-    /// Decodes what a pause left over. Called after answers when `paused` was true.
-    fn resume(
-        &mut self,
-        session: &mut Self::Session,
-        node: &dyn NodeView,
-        asks: &mut Vec<Ask>,
-    );
+    /// Decodes what a pause left over, if anything. Called after events of the session whenever it
+    /// is not `paused`.
+    fn resume(&mut self, session: &mut Self::Session, node: &dyn NodeView, asks: &mut Vec<Ask>);
 
     /// Bytes to send, in order; the loop swaps the vector out when it can send.
     fn output<'s>(&self, session: &'s mut Self::Session) -> &'s mut Vec<u8>;

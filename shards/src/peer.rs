@@ -106,18 +106,16 @@ impl Peers {
     /// Takes in what has arrived, a bounded number of messages. Returns how many.
     pub fn receive(&mut self, inbox: &mut Inbox) -> usize {
         let Peers { mesh, outstanding, hops, shard_count, .. } = self;
-        let count = mesh.receive(&mut |_from, bytes| {
-            match Envelope::decode(bytes, *shard_count) {
-                Ok(Envelope::Request { asker, target, verb, ack, deadline }) => {
-                    let origin = asker
-                        .map_or(Origin::Nobody, |(shard, token)| Origin::Peer { shard, token });
-                    inbox.requests.push(Request { target, verb, ack, deadline, origin });
-                }
-                Ok(Envelope::Answer { token, result }) => {
-                    inbox.answers.extend(outstanding.take(token).map(|origin| (origin, result)));
-                }
-                Err(_) => hops.garbled_count += 1,
+        let count = mesh.receive(&mut |_from, bytes| match Envelope::decode(bytes, *shard_count) {
+            Ok(Envelope::Request { asker, target, verb, ack, deadline }) => {
+                let origin =
+                    asker.map_or(Origin::Nobody, |(shard, token)| Origin::Peer { shard, token });
+                inbox.requests.push(Request { target, verb, ack, deadline, origin });
             }
+            Ok(Envelope::Answer { token, result }) => {
+                inbox.answers.extend(outstanding.take(token).map(|origin| (origin, result)));
+            }
+            Err(_) => hops.garbled_count += 1,
         });
         hops.in_count += count as u64;
         count

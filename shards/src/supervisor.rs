@@ -7,10 +7,10 @@
 //! U2  no shard outlives its supervisor: the kernel ends it with its parent.
 //! U3  asked to stop, every shard ends by itself, or is killed after `STOP_WAIT`.
 
+use crate::control::ShardState;
 use crate::driver::Doorbells;
 use crate::roster::{Roster, RosterError};
 use crate::seat::{Seat, SeatPlan};
-use crate::control::ShardState;
 use crate::shared::{ShardPlan, Shared, SharedError};
 use command_fds::{CommandFdExt, FdMapping};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
@@ -188,8 +188,7 @@ pub fn supervise(
 
 /// Signals arrive on a channel; the handle ends the thread that waits for them.
 fn signals() -> io::Result<(Receiver<i32>, signal_hook::iterator::Handle)> {
-    let mut waiting =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+    let mut waiting = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     let handle = waiting.handle();
     let (sender, receiver): (Sender<i32>, Receiver<i32>) = bounded(64);
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -240,8 +239,7 @@ enum Life {
 impl Node {
     fn new(plan: NodePlan, run: RunShard) -> Result<Node, SupervisorError> {
         let shard_count = u16::try_from(plan.seats.len()).map_err(io::Error::other)?;
-        let shared =
-            Shared::create(ShardPlan { shard_count, ring_bytes: plan.ring_bytes })?;
+        let shared = Shared::create(ShardPlan { shard_count, ring_bytes: plan.ring_bytes })?;
         let bell = || Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let roster = |seat: &SeatPlan| Roster::create(&format!("heronry-roster-{}", seat.shard.0));
         let posts = plan.seats.iter().map(|_| Post {
@@ -295,9 +293,11 @@ impl Node {
                 Ok(Life::Thread { handle })
             }
             Isolation::Process => {
-                let mappings = seat.descriptors()?.into_iter().enumerate().map(|(idx, fd)| {
-                    FdMapping { parent_fd: fd, child_fd: Seat::child_fd(idx) }
-                });
+                let mappings = seat
+                    .descriptors()?
+                    .into_iter()
+                    .enumerate()
+                    .map(|(idx, fd)| FdMapping { parent_fd: fd, child_fd: Seat::child_fd(idx) });
                 let mut command = Command::new("/proc/self/exe");
                 // Its own group: Ctrl-C reaches the supervisor, which stops its shards in order.
                 command.arg("shard").stdin(Stdio::null()).process_group(0);
