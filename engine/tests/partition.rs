@@ -36,7 +36,9 @@ impl Behaviour for Fails {
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
         turn.write(0, message)?;
         turn.write(20_000, message)?;
-        turn.reply(message.clone());
+        if message != "ask" {
+            turn.reply(message.clone());
+        }
         turn.send(seen(), "1");
         turn.call(seen(), "1");
         match message.as_ref() {
@@ -596,38 +598,41 @@ fn a2_controls_queued_behind_a_suspend_are_served() {
 }
 
 #[test]
-fn a1_repeated_failures_quarantine_and_resume_lifts() {
-    let mut world = World::new();
-    let slow = world.ask("relay/a", send("counter/slow 1"));
-    world.step();
+fn a1_repeated_panics_quarantine_and_resume_lifts() {
+    let mut world = World::with(config(), 64, vec![&Fails]);
     for n in 0..4 {
         world.now = Nanos::from_ms(n * 3_000);
-        assert_eq!(world.says("relay/a", "bad"), "FAULT");
+        assert_eq!(world.says("fails/a", "panic"), "FAULT");
     }
-    assert_eq!(text(world.take(slow)), "1");
     // The first has left the window of 10 s, so this one is the fourth in it.
     world.now = Nanos::from_ms(10_500);
-    assert_eq!(world.says("relay/a", "bad"), "FAULT");
-    assert_eq!(world.info("relay/a").state, "active");
+    assert_eq!(world.says("fails/a", "panic"), "FAULT");
+    // A message that the agent refuses is its sender's failure, not the agent's.
+    for _ in 0..5 {
+        assert_eq!(world.says("fails/a", "refuse"), "FAULT");
+    }
+    assert_eq!(world.info("fails/a").state, "active");
     // The fifth, with requests behind it and a call open.
-    world.does("counter/slow", Verb::Suspend).unwrap();
-    let open = world.ask("relay/a", send("counter/slow 1"));
-    let fifth = world.ask("relay/a", send("bad"));
-    let behind = world.ask("relay/a", send("counter/x 1"));
-    let info = world.ask("relay/a", Verb::Info);
+    world.says("counter/seen", "get");
+    world.does("counter/seen", Verb::Suspend).unwrap();
+    let open = world.ask("fails/a", send("ask"));
+    let fifth = world.ask("fails/a", send("panic"));
+    let behind = world.ask("fails/a", send("x"));
+    let info = world.ask("fails/a", Verb::Info);
     world.run();
     assert_eq!(text(world.take(fifth)), "FAULT");
     assert_eq!(text(world.take(open)), "DROPPED");
     let refusal = world.take(behind).expect_err("quarantined");
-    assert_eq!(refusal, Refusal::Quarantined { key: "relay/a".into(), failures: 5 });
+    assert_eq!(refusal, Refusal::Quarantined { key: "fails/a".into(), failures: 5 });
     let Ok(Reply::Info(info)) = world.take(info) else { panic!("no info") };
     assert_eq!(info.state, "quarantined");
-    assert_eq!(world.refused("relay/a", send("counter/x 1")), "QUARANTINED");
-    assert_eq!(world.refused("relay/a", Verb::Suspend), "WRONGSTATE");
-    assert!(world.does("relay/a", checkpoint("")).is_ok());
-    assert_eq!(world.does("relay/a", Verb::Resume), Ok(Reply::Done));
-    assert_eq!(world.says("relay/a", "bad"), "FAULT");
-    assert_eq!(world.says("relay/a", "counter/x 1"), "1");
+    assert_eq!(world.refused("fails/a", send("x")), "QUARANTINED");
+    assert_eq!(world.refused("fails/a", Verb::Suspend), "WRONGSTATE");
+    assert!(world.does("fails/a", checkpoint("")).is_ok());
+    assert_eq!(world.does("fails/a", Verb::Resume), Ok(Reply::Done));
+    assert_eq!(world.says("fails/a", "panic"), "FAULT");
+    assert_eq!(world.says("fails/a", "x"), "x");
+    world.does("counter/seen", Verb::Resume).unwrap();
     world.end();
 }
 

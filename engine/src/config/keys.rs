@@ -337,7 +337,7 @@ pub static KEYS: &[Key] = &[
         agents.quarantine_failures,
         count_or("never quarantine", 1, 1_000),
         Value::Integer(5),
-        "Failed turns within agents.quarantine_window_ms that quarantine an agent."
+        "Turns that panicked within agents.quarantine_window_ms, as many as quarantine an agent."
     ),
     row!(
         agents.quarantine_window_ms,

@@ -337,14 +337,15 @@ impl Partition {
 
 /// Failures.
 impl Partition {
-    /// Counts a failed turn; the refusal that its sender gets. A full arena is not the agent's
-    /// fault and does not count towards its quarantine.
+    /// Counts a failed turn; the refusal that its sender gets. Only panics count towards the
+    /// agent's quarantine: a full arena is not its fault, and a message that it refuses is its
+    /// sender's, who could else quarantine it at will.
     fn note_failure(&mut self, now: Nanos, slot: u32, fault: Fault) -> Refusal {
         self.counters.faults += 1;
         let agent = &mut self.agents[slot];
         agent.failure_count = agent.failure_count.saturating_add(1);
         let count_max = self.config.quarantine_failures as usize;
-        if count_max > 0 && !matches!(fault, Fault::Full { .. }) {
+        if count_max > 0 && matches!(fault, Fault::Panicked { .. }) {
             let window = self.config.quarantine_window;
             let failures = &mut agent.rare().failures;
             failures.push_back(now);
