@@ -59,7 +59,7 @@ counters! {
     Loops "loops" "Passes of the shard loop."
     Parks "parks" "Times the shard slept."
     MeshResets "mesh_resets" "Rings found damaged and put in order."
-    MeshDrops "mesh_drops" "Mesh messages dropped because their shard restarted."
+    MeshDrops "mesh_drops" "Mesh messages dropped: their shard restarted, or they were unreadable."
 }
 
 const _: () = assert!(Counter::ALL.len() <= COUNTER_SLOTS);

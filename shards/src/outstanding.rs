@@ -1,13 +1,14 @@
 //! Requests this shard sent to its peers and whose answers it awaits.
 //!
 //! Owns: the tokens on the mesh and the true origins behind them.
-//! O1  a token is answered once; a late or repeated answer finds nothing.
+//! O1  a token is answered once; a late or repeated answer finds nothing, also when it was meant
+//!     for an earlier life of this shard.
 //! O2  when a peer goes down, every origin that waits for it is handed back.
 
 use heronry_engine::{Origin, ShardId};
 
 /// Requests out at peers. Cost of each call: a slab access.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outstanding {
     waiting: slab::Slab<Waiting>,
     /// Counts up per insertion; the token's upper half, so that a reused slot has a new token.
@@ -22,6 +23,12 @@ struct Waiting {
 }
 
 impl Outstanding {
+    /// Nothing out yet. `generation` is this life's: its tokens start far from other lives' (O1).
+    pub fn new(generation: u64) -> Outstanding {
+        let serial = (generation as u32).wrapping_mul(0x9e37_79b9);
+        Outstanding { waiting: slab::Slab::new(), serial }
+    }
+
     /// Remembers that `origin` awaits `peer`; the token goes along with the request.
     pub fn insert(&mut self, peer: ShardId, origin: Origin) -> u64 {
         self.serial = self.serial.wrapping_add(1);
@@ -64,7 +71,7 @@ mod tests {
 
     #[test]
     fn o1_a_token_is_good_once_also_when_its_slot_is_reused() {
-        let mut out = Outstanding::default();
+        let mut out = Outstanding::new(1);
         let first = out.insert(ShardId(1), origin(1));
         assert_eq!(out.take(first), Some(origin(1)));
         assert_eq!(out.take(first), None);
@@ -75,8 +82,16 @@ mod tests {
     }
 
     #[test]
+    fn o1_an_answer_meant_for_an_earlier_life_finds_nothing() {
+        let late = Outstanding::new(1).insert(ShardId(1), origin(1));
+        let mut next = Outstanding::new(2);
+        next.insert(ShardId(1), origin(2));
+        assert_eq!(next.take(late), None);
+    }
+
+    #[test]
     fn o2_a_lost_peer_hands_back_its_origins_only() {
-        let mut out = Outstanding::default();
+        let mut out = Outstanding::new(1);
         out.insert(ShardId(1), origin(1));
         let kept = out.insert(ShardId(2), origin(2));
         out.insert(ShardId(1), origin(3));

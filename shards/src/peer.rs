@@ -1,10 +1,11 @@
 //! The other shards, as this one deals with them: requests out, requests in, answers both ways.
 //!
-//! Owns: this shard's end of the mesh, the requests it has out, the totals of its hops.
+//! Owns: this shard's end of the mesh, the requests it has out.
 //! Not: what the requests do.
 //! H1  every request that was forwarded is answered once: by the peer, or here when it is down.
 //! H2  an envelope that cannot be read is counted and dropped; it never stops the shard.
 
+use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::envelope::Envelope;
 use crate::mesh::{MESSAGE_BYTES_MAX, Mesh, MeshError, Urgency};
@@ -24,17 +25,6 @@ pub struct Inbox {
     pub answers: Vec<Answered>,
 }
 
-/// Totals that the shard publishes.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Hops {
-    /// Messages sent to peers.
-    pub out_count: u64,
-    /// Messages received from peers.
-    pub in_count: u64,
-    /// Messages that could not be read (H2).
-    pub garbled_count: u64,
-}
-
 /// This shard's end of the mesh.
 pub struct Peers {
     me: ShardId,
@@ -44,7 +34,6 @@ pub struct Peers {
     /// Each peer's generation that the requests out at it were sent to.
     generations: Vec<u64>,
     bytes: Vec<u8>,
-    hops: Hops,
 }
 
 impl Peers {
@@ -54,16 +43,10 @@ impl Peers {
             me,
             shard_count,
             generations: (0..shard_count).map(|s| mesh.peer(ShardId(s)).generation).collect(),
+            outstanding: Outstanding::new(mesh.generation()),
             mesh,
-            outstanding: Outstanding::default(),
             bytes: Vec::new(),
-            hops: Hops::default(),
         }
-    }
-
-    /// Totals since the start.
-    pub fn hops(&self) -> Hops {
-        self.hops
     }
 
     /// Sends `request` to shard `to`; a refusal is for the request's own origin, at once.
@@ -79,7 +62,6 @@ impl Peers {
         };
         let Request { target, verb, ack, deadline, .. } = request;
         Envelope::Request { asker, target, verb, ack, deadline }.encode(&mut self.bytes);
-        self.hops.out_count += 1;
         let Err(error) = self.mesh.send(to, &self.bytes, Urgency::Request) else { return Ok(()) };
         if let Some((shard, token)) = asker
             && shard == self.me
@@ -93,7 +75,6 @@ impl Peers {
     /// its origin itself, or its connections went with it (H1).
     pub fn answer(&mut self, to: ShardId, token: u64, result: Result<Reply, Refusal>) {
         Envelope::Answer { token, result }.encode(&mut self.bytes);
-        self.hops.out_count += 1;
         let sent = self.mesh.send(to, &self.bytes, Urgency::Answer);
         if let Err(error @ MeshError::TooLong { .. }) = sent {
             let result = Err(refusal(to, error));
@@ -105,7 +86,8 @@ impl Peers {
 
     /// Takes in what has arrived, a bounded number of messages. Returns how many.
     pub fn receive(&mut self, inbox: &mut Inbox) -> usize {
-        let Peers { mesh, outstanding, hops, shard_count, .. } = self;
+        let Peers { mesh, outstanding, shard_count, .. } = self;
+        let mut garbled_count = 0;
         let count = mesh.receive(&mut |_from, bytes| match Envelope::decode(bytes, *shard_count) {
             Ok(Envelope::Request { asker, target, verb, ack, deadline }) => {
                 let origin =
@@ -115,9 +97,11 @@ impl Peers {
             Ok(Envelope::Answer { token, result }) => {
                 inbox.answers.extend(outstanding.take(token).map(|origin| (origin, result)));
             }
-            Err(_) => hops.garbled_count += 1,
+            Err(_) => garbled_count += 1,
         });
-        hops.in_count += count as u64;
+        if garbled_count > 0 {
+            mesh.shared().counters(self.me).add(Counter::MeshDrops, garbled_count);
+        }
         count
     }
 

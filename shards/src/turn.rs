@@ -298,8 +298,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         let started = self.driver.now();
         let mut before = started;
         let mut count = 0;
-        loop {
-            let Some(key) = self.partition.running_key() else { break };
+        while let Some(key) = self.partition.running_key() {
             self.shared.block(self.me).begin_turn(before, key.as_bytes());
             let Some(report) = self.partition.run_turn(before) else { break };
             let after = self.driver.now();
@@ -387,8 +386,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     fn publish(&mut self) {
         self.pass_count = 0;
         let counters = self.shared.counters(self.me);
-        let (agents, traffic, hops) =
-            (self.partition.counters(), self.connections.traffic(), self.peers.hops());
+        let (agents, traffic) = (self.partition.counters(), self.connections.traffic());
         for (counter, value) in [
             (Counter::Turns, agents.turns),
             (Counter::Messages, agents.messages),
@@ -409,8 +407,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             (Counter::Accepted, traffic.accepted_count),
             (Counter::BytesIn, traffic.received_bytes),
             (Counter::BytesOut, traffic.sent_bytes),
-            (Counter::HopsOut, hops.out_count),
-            (Counter::HopsIn, hops.in_count),
             (Counter::Stalls, self.totals.stalls),
             (Counter::BusyNs, self.totals.busy_ns),
             (Counter::Loops, self.totals.loops),

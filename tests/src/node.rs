@@ -174,8 +174,14 @@ pub fn have(program: &str) -> bool {
 
 fn command(binary: &str, folder: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(binary);
-    command.args(["up", "--port", "0", "--shards", "2", "--set", "shards.arena_bytes=64MiB"]);
-    command.arg("--data").arg(folder.join("data")).args(options);
+    command.args(["up", "--set", "shards.arena_bytes=64MiB"]).args(options);
+    let data = folder.join("data");
+    for (name, value) in [("--port", "0".as_ref()), ("--shards", "2".as_ref()), ("--data", &*data)]
+    {
+        if !options.contains(&name) {
+            command.arg(name).arg(value);
+        }
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

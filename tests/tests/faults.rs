@@ -41,7 +41,7 @@ fn malformed_and_oversized_frames_are_named_and_close_their_connection_only() {
     bystander.create("notebook/b", 0).expect("created");
     for bytes in [
         &b"*1\r\n!3\r\nfoo\r\n"[..],
-        b"*-7\r\n",
+        b"*x\r\n",
         b"*99999999\r\n",
         b"*1\r\n$99999999999\r\n",
         b"*2\r\n$4\r\nPING\r\n$x\r\n",
@@ -314,7 +314,9 @@ fn ten_thousand_idle_connections_are_held_and_one_past_the_limit_is_told() {
     let told = said(&node, b"");
     assert!(told.starts_with("-ERR max number of clients reached"), "{told}");
     drop(idle);
-    wait_until("they are gone", || (shard_column(&mut client, "connections") == ["1"]).then_some(()));
+    wait_until("they are gone", || {
+        (shard_column(&mut client, "connections") == ["1"]).then_some(())
+    });
 }
 
 #[test]
