@@ -151,13 +151,18 @@ pub fn run(command: &ConfigCommand, output: Output) -> Result<()> {
 }
 
 fn compile(input: &Path, file: &Path, output: Output) -> Result<()> {
-    let config = read(input)?;
-    replace(file, &config.to_bytes())?;
-    let hash = hex(&config.hash());
+    let hash = compile_file(input, file)?;
     if output.json {
         return Ok(output.json(&json!({"file": file, "hash": hash}))?);
     }
     Ok(output.text(&format!("{}: hash {hash}", file.display()))?)
+}
+
+/// Compiles one file into another; gives the config's hash as hex digits.
+fn compile_file(input: &Path, file: &Path) -> Result<String> {
+    let config = read(input)?;
+    replace(file, &config.to_bytes())?;
+    Ok(hex(&config.hash()))
 }
 
 /// Writes `bytes` to `path` in one step (F2). Failure: the old file is as it was.
@@ -285,7 +290,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (text, binary) = (dir.path().join("a.toml"), dir.path().join("a.bin"));
         fs::write(&text, "[agents]\nhistory = 9\n").expect("written");
-        compile(&text, &binary, Output { json: true }).expect("compiled");
+        compile_file(&text, &binary).expect("compiled");
         assert_eq!(read(&binary).expect("read back"), read(&text).expect("read"));
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2, "nothing is left over");
         let mut bytes = fs::read(&binary).expect("read");
