@@ -2,7 +2,7 @@
 //!
 //! Owns: command lines and their order.  Not: the tidy rules, the generators.
 //! S1  the first step that fails ends the run; its command line can be pasted into a shell.
-//! S2  tests and generators use the dev profile, so that dependencies are built for it once.
+//! S2  tests use the dev profile and all the workspace's features, so that crates are built once.
 
 use crate::tidy;
 use crate::tree::Tree;
@@ -37,9 +37,9 @@ pub fn test(tree: &Tree, quick: bool) -> Result<()> {
 
 /// The fuzz targets of codec and config, for longer than they run among the other tests.
 pub fn fuzz(tree: &Tree) -> Result<()> {
-    let codec = "cargo test -p heronry-net --test fuzz_codec";
+    let codec = "cargo test --workspace --test fuzz_codec";
     run(tree, "fuzz codec", &[("HERONRY_FUZZ_MS", "10000")], &words(codec))?;
-    let config = "cargo test -p heronry-engine --test config fuzz";
+    let config = "cargo test --workspace --test config fuzz";
     run(tree, "fuzz config", &[("HERONRY_FUZZ_COUNT", "30000")], &words(config))
 }
 
@@ -54,8 +54,8 @@ pub fn loom(tree: &Tree) -> Result<()> {
 /// The simulation over `seeds` seeds.
 pub fn simulate(tree: &Tree, seeds: u32) -> Result<()> {
     let seeds = seeds.to_string();
-    let env = [("HERONRY_SIM_SEEDS", seeds.as_str())];
-    let command = "cargo test -p heronry-tests --test simulation";
+    let env = [("HERONRY_SEEDS", seeds.as_str())];
+    let command = "cargo test --workspace --test simulation";
     run(tree, "simulation", &env, &words(command))
 }
 
