@@ -24,7 +24,8 @@ const SPIN_BELOW: Duration = Duration::from_millis(2);
 pub enum Pace {
     /// The next request when a reply frees its place.
     Closed,
-    /// This many a second, evenly spaced, whatever the replies do.
+    /// Bursts of `depth` requests on one connection after the other, evenly spaced, whatever the
+    /// replies do. All requests of a burst are intended for the same time.
     Open {
         /// Requests per second over all connections.
         per_second: f64,
@@ -232,24 +233,23 @@ impl Run<'_> {
         per_second: f64,
     ) -> Result<(), LinkError> {
         let started_at = Instant::now();
-        let gap_s = 1.0 / per_second.max(1e-3);
-        let due = |n: u64| started_at + Duration::from_secs_f64(n as f64 * gap_s);
+        let depth = self.plan.depth as u32;
+        let gap_s = f64::from(depth) / per_second.max(1e-3);
+        let due = |burst: u64| started_at + Duration::from_secs_f64(burst as f64 * gap_s);
         let (mut sent, mut next_lane) = (0u64, 0);
         let mut events = Events::with_capacity(lanes.len().max(64));
         let mut sending = true;
         loop {
             let now = Instant::now();
-            // What is due in one pass goes to one connection, in one write.
-            let lane = &mut lanes[next_lane];
-            let sent_before = sent;
             while sending && due(sent) <= now {
-                requests.append(next_lane, lane.link.output());
-                lane.waiting.push_back(Batch { at: due(sent), count: 1 });
-                sent += 1;
-            }
-            if sent > sent_before {
+                let lane = &mut lanes[next_lane];
+                for _ in 0..depth {
+                    requests.append(next_lane, lane.link.output());
+                }
+                lane.waiting.push_back(Batch { at: due(sent), count: depth });
                 lane.link.flush()?;
                 next_lane = (next_lane + 1) % lanes.len();
+                sent += 1;
             }
             let until_due = due(sent).saturating_duration_since(now);
             let spin = self.plan.spin || (sending && until_due < SPIN_BELOW);
@@ -262,9 +262,10 @@ impl Run<'_> {
             }
             sending &= now < self.end_at && !self.enough();
             if !sending {
-                let waiting: usize = lanes.iter().map(|lane| lane.waiting.len()).sum();
+                let waiting: u32 =
+                    lanes.iter().flat_map(|lane| &lane.waiting).map(|batch| batch.count).sum();
                 if waiting == 0 || now > self.end_at + DRAIN_MAX || context::interrupted() {
-                    self.outcome.unanswered_count = waiting as u64;
+                    self.outcome.unanswered_count = u64::from(waiting);
                     return Ok(());
                 }
             }

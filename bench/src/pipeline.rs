@@ -21,7 +21,8 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Adds latency at half load, requests arriving evenly whatever the replies do.
+/// Adds latency at half load: pipelines of 16 arrive evenly whatever the replies do, and a request
+/// is timed from its pipeline's intended arrival.
 pub fn half_load(
     context: &Context,
     args: &MessagesArgs,
