@@ -4,8 +4,10 @@
 
 pub mod mischief;
 #[cfg(feature = "node")]
-#[cfg(feature = "node")]
 pub mod node;
+pub mod op;
+pub mod oracle;
 #[cfg(feature = "node")]
 pub mod rows;
 pub mod sim_node;
+pub mod workload;
