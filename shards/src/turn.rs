@@ -209,8 +209,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         if now >= self.expire_at {
             let next = self.partition.expire(now);
             self.expire_at = next.unwrap_or(Nanos(u64::MAX)).max(now.after(Nanos::from_ms(1)));
-            self.take_events(now);
-            if self.connections.unsettled() || self.partition.runnable() {
+            if !self.partition.events().is_empty() {
                 return Nanos(0);
             }
         }
