@@ -27,6 +27,8 @@ use std::sync::Arc;
 const PASS_NS_MAX: u64 = 100_000;
 /// Longest sleep: heartbeats and stop requests are seen at least this often.
 const SLEEP_MAX: Nanos = Nanos::from_ms(100);
+/// Shortest time between two looks for overdue calls; the longest is `SLEEP_MAX`.
+const EXPIRE_MIN: Nanos = Nanos::from_ms(1);
 /// Pause before accepting again when descriptors or memory ran out.
 const ACCEPT_PAUSE: Nanos = Nanos::from_ms(100);
 /// How long a stopping shard waits for its answers to leave.
@@ -193,7 +195,12 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         if self.pass_count >= PUBLISH_PASSES {
             self.publish();
         }
+        if now >= self.expire_at {
+            let next = self.partition.expire(now).unwrap_or(Nanos(u64::MAX));
+            self.expire_at = next.clamp(now.after(EXPIRE_MIN), now.after(SLEEP_MAX));
+        }
         let left = self.partition.runnable()
+            || !self.partition.events().is_empty()
             || !self.todo.requests.is_empty()
             || self.connections.unsettled();
         if left {
@@ -206,13 +213,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             return Nanos(0);
         }
         self.publish();
-        if now >= self.expire_at {
-            let next = self.partition.expire(now);
-            self.expire_at = next.unwrap_or(Nanos(u64::MAX)).max(now.after(Nanos::from_ms(1)));
-            if !self.partition.events().is_empty() {
-                return Nanos(0);
-            }
-        }
         if !self.peers.announce_park() {
             self.peers.unpark();
             return Nanos(0);

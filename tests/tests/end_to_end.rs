@@ -183,3 +183,18 @@ fn the_same_node_runs_as_threads_and_on_glommio() {
         assert!(node.wait().success(), "{options:?}");
     }
 }
+
+#[test]
+fn a_call_that_nobody_answers_times_out_also_when_the_shard_was_idle() {
+    let node = Node::start(BINARY, &["--set", "agents.call_timeout_ms=200"]);
+    let mut client = node.client();
+    for n in 0..4 {
+        let asleep = format!("counter/asleep-{n}");
+        client.create(&asleep, 0).expect("created");
+        client.suspend(&asleep).expect("suspended");
+        let message = format!("{asleep} 1");
+        let refused = client.send(&format!("relay/r{n}"), message.as_bytes());
+        let error = refused.expect_err("the target is suspended");
+        assert_eq!(error.code(), Some("TIMEOUT"), "{error}");
+    }
+}
