@@ -343,7 +343,7 @@ impl Inner {
 
     /// The shard to run now, marked as woken; or what happened instead.
     fn choose(&mut self, shards: &[ShardFuture<'_>]) -> Result<ShardId, Step> {
-        self.happen();
+        let happened = self.happen();
         let runs = |seat: usize| shards.get(seat).is_some_and(Option::is_some);
         let spurious = self.chance(self.config.spurious_per_million);
         let candidates: Vec<usize> = (0..self.seats.len())
@@ -360,6 +360,10 @@ impl Inner {
             seat.woken = true;
             return Ok(ShardId(chosen as u16));
         }
+        if happened {
+            // A client may have something to say to it before time goes on.
+            return Err(Step::Advanced(self.now));
+        }
         let event = self.events.first_key_value().map(|((at, _), _)| *at);
         let wake = (0..self.seats.len())
             .filter(|seat| runs(*seat))
@@ -374,18 +378,21 @@ impl Inner {
         Err(Step::Advanced(self.now))
     }
 
-    /// Lets all happen that is due.
-    fn happen(&mut self) {
+    /// Lets all happen that is due. Returns whether anything was.
+    fn happen(&mut self) -> bool {
+        let mut happened = false;
         while let Some(first) = self.events.first_entry() {
             if first.key().0 > self.now {
-                return;
+                return happened;
             }
+            happened = true;
             match first.remove() {
                 Event::Bell(shard) => self.seat(shard).rung = true,
                 Event::Disk(op) => self.disk_ends(op),
                 event => self.socket_event(event),
             }
         }
+        happened
     }
 
     fn kill(&mut self, shard: ShardId) {
