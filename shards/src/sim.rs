@@ -59,6 +59,7 @@ enum Event {
     SendEnds(ConnIdx),
     Bell(ShardId),
     Disk(u64),
+    Alarm,
 }
 
 /// What stands behind a handle of a shard.
@@ -214,6 +215,11 @@ impl World {
     /// Virtual time.
     pub fn now(&self) -> Nanos {
         self.inner.borrow().now
+    }
+
+    /// Time does not pass `at` within a step: the test has something to do then.
+    pub fn alarm(&self, at: Nanos) {
+        self.inner.borrow_mut().schedule(at, Event::Alarm);
     }
 
     /// A random number below `below`, from the world's seed: for the choices of a test.
@@ -389,6 +395,7 @@ impl Inner {
             match first.remove() {
                 Event::Bell(shard) => self.seat(shard).rung = true,
                 Event::Disk(op) => self.disk_ends(op),
+                Event::Alarm => {}
                 event => self.socket_event(event),
             }
         }
