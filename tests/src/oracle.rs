@@ -124,6 +124,8 @@ impl Oracle {
     /// Takes over what another oracle says of a family. Nobody hears of what waits there any more.
     pub fn adopt(&mut self, family: &str, other: &Oracle) {
         self.agents.retain(|key, _| family_of(key) != family);
+        self.lost.retain(|key| family_of(key) != family);
+        self.lost.extend(other.lost.iter().filter(|key| family_of(key) == family).cloned());
         let adopted = other.agents.iter().filter(|(key, _)| family_of(key) == family);
         self.agents.extend(adopted.map(|(key, agent)| (key.clone(), agent.clone())));
         for (key, agent) in &mut self.agents {

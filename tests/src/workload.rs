@@ -17,7 +17,7 @@ use client::{Client, Plan};
 use fastrand::Rng;
 use heronry_engine::{Nanos, PartitionConfig, ShardId};
 use heronry_net::{RespConfig, Value};
-use heronry_shards::sim::WorldConfig;
+use heronry_shards::sim::{Step, WorldConfig};
 use hub::Hub;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -62,6 +62,8 @@ pub struct Outcome {
     pub refusals: BTreeMap<String, u64>,
     /// Steps of the world.
     pub step_count: u64,
+    /// Times that a client waited while nobody did anything for long.
+    pub late_count: u64,
     /// Deaths of shards.
     pub death_count: u32,
 }
@@ -163,10 +165,17 @@ pub fn run(seed: u64) -> Outcome {
     }
     let mut death_count = 0;
     let mut step_count = 0;
+    let mut late_count = 0;
     while poll_all(&mut futures) {
         step_count += 1;
-        node.step();
-        if deaths > 0 && rng.u32(..4_000) == 0 {
+        let before = hub.world.now();
+        if let Step::Advanced(now) = node.step()
+            && hub.waiting_count.get() > 0
+            && now.since(before) > Nanos::from_ms(50)
+        {
+            late_count += 1;
+        }
+        if deaths > 0 && !hub.closing() && rng.u32(..600) == 0 {
             deaths -= 1;
             let shard = ShardId(rng.u16(..shard_count));
             if node.kill(shard, Nanos::from_ms(20)) {
@@ -189,6 +198,7 @@ pub fn run(seed: u64) -> Outcome {
         compared_count: hub.compared_count.get(),
         refusals: hub.refusals.take(),
         step_count,
+        late_count: if hub.excused.get() { 0 } else { late_count },
         death_count,
     }
 }

@@ -358,7 +358,8 @@ impl Author {
             1 => format!("nothing/c{me} hello").into_bytes(),
             2 => format!("counter/c{me}~absent 1").into_bytes(),
             3 => format!("!{} 1", self.unawaited()).into_bytes(),
-            4 => format!("{relay} {target} get").into_bytes(),
+            // What comes back to the relay queues up behind what was sent to it since.
+            4 => format!("{relay} echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
             5 => format!("echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
             _ => {
                 let message = match template(target) {

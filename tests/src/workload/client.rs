@@ -11,7 +11,7 @@
 use super::author::Author;
 use super::hub::Hub;
 use super::link::{Got, Link};
-use crate::op::{Command, Op};
+use crate::op::{At, Command, Op};
 use crate::oracle::answer::{Answer, code_of};
 use crate::oracle::{Fate, Oracle, family_of, template};
 use heronry_engine::{Nanos, ShardId};
@@ -25,6 +25,12 @@ const PATIENCE: Nanos = Nanos::from_ms(1_000);
 const QUIET: Nanos = Nanos::from_ms(300);
 /// Most outcomes that are followed up after a fault.
 const OUTCOMES_MAX: usize = 400;
+
+/// The ticket of a question that is not of the batch.
+const ASKED: usize = usize::MAX - 1;
+
+/// Bytes of an image read at once.
+const PART: u64 = 30_000;
 
 /// What is known of a client's run.
 pub struct Plan {
@@ -43,8 +49,6 @@ pub struct Client {
     author: Author,
     oracle: Oracle,
     link: Option<Link>,
-    /// Deaths of each family's shard, as of when the oracle last heard of them.
-    deaths: BTreeMap<String, u32>,
     unawaited_max: i64,
     unawaited_min: i64,
 }
@@ -74,7 +78,6 @@ impl Client {
             author,
             oracle,
             link: None,
-            deaths: BTreeMap::new(),
             unawaited_max: 0,
             unawaited_min: 0,
         }
@@ -87,6 +90,8 @@ impl Client {
             let commands = self.author.batch(&self.oracle);
             self.play(commands, true).await;
         }
+        self.hub.close();
+        self.play(Vec::new(), false).await;
         self.read_back().await;
         self.check_list().await;
         self.end_all().await;
@@ -175,6 +180,7 @@ impl Client {
 
     /// C2: whichever RESUME was refused is said again, beside the connection that waits for it.
     async fn let_go(&mut self, batch: &mut Batch) {
+        self.hub.excused.set(true);
         let suspends = |command: &&Command| command.op == Op::Suspend;
         let held = batch.commands.iter().filter(suspends).map(|command| command.key.clone());
         let mut held: BTreeSet<String> = held.collect();
@@ -216,6 +222,7 @@ impl Client {
         let mut open = Vec::new();
         for (ticket, command) in batch.commands.iter().enumerate() {
             let reply = batch.replies[ticket].as_ref();
+            self.hub.log(&command.key, || format!("{} -> {}", short(command), short(&reply)));
             self.count(reply);
             if command.key.starts_with("counter/shared-") {
                 open.extend(self.shared_reply(command, reply).then_some(ticket));
@@ -245,11 +252,16 @@ impl Client {
         if !doubt.is_empty() {
             self.hub.sleep(QUIET).await;
         }
+        let mut started_over = BTreeMap::new();
         for family in doubt {
             let tail = tails.remove(&family).unwrap_or_default();
-            self.find_out(&family, &batch, &tail).await;
+            if !self.find_out(&family, &batch, &tail).await {
+                self.start_over(&family, &batch, &tail).await;
+                let deaths = self.hub.deaths(&family);
+                started_over.insert(family, deaths);
+            }
         }
-        self.note_deaths();
+        self.note_deaths(&batch.deaths, &started_over);
         let relays_gone =
             self.author.relays().iter().any(|(relay, _)| self.oracle.agent(relay).is_none());
         if relays_gone {
@@ -301,6 +313,7 @@ impl Client {
     fn fate(&self, command: &Command, reply: &Value) -> Fate {
         match (code_of(reply), &command.op) {
             (Some("BUSY"), _) if self.hub.busy => Fate::Turned("BUSY"),
+            (Some("TRYAGAIN"), Op::Raw { .. }) if self.hub.faults => Fate::Turned("TRYAGAIN"),
             (Some("FULL"), Op::Send { .. } | Op::Write { .. }) if self.hub.full => Fate::Full,
             (Some("TIMEOUT"), Op::Send { timeout_ms: Some(..1_000), .. }) => {
                 Fate::Turned("TIMEOUT")
@@ -322,13 +335,15 @@ impl Client {
         })
     }
 
-    /// Families of shards that died while this client asked nothing of them are lost.
-    fn note_deaths(&mut self) {
+    /// Families whose shard died since the oracle was told of them are lost.
+    fn note_deaths(&mut self, at_start: &[u32], started_over: &BTreeMap<String, u32>) {
         let families: BTreeSet<String> =
             self.oracle.keys().map(|key| family_of(key).to_owned()).collect();
         for family in families {
-            let deaths = self.hub.deaths(&family);
-            if self.deaths.insert(family.clone(), deaths).unwrap_or(0) != deaths {
+            let Some(home) = self.hub.home(&family) else { continue };
+            let told = started_over.get(&family).copied();
+            let told = told.unwrap_or(at_start[usize::from(home.0)]);
+            if told != self.hub.deaths_of(home) {
                 self.oracle.lose(&family);
             }
         }
@@ -368,6 +383,7 @@ impl Client {
             Some(value) => self.hub.added(&command.key, amount, value),
             // Whether the first try found room is not known: only good replies are remembered.
             None if code_of(&value) == Some("FULL") => {}
+            None if code_of(&value) == Some("LOST") && deaths > 0 => {}
             None => panic!("{command:?} replied {value:?}"),
         }
     }
@@ -384,10 +400,11 @@ impl Client {
 
 /// After a fault.
 impl Client {
-    /// Finds out which of the possible outcomes of `tail` came true for a family.
-    async fn find_out(&mut self, family: &str, batch: &Batch, tail: &[usize]) {
+    /// Finds out which of the possible outcomes of `tail` came true for a family. False: there are
+    /// too many to tell.
+    async fn find_out(&mut self, family: &str, batch: &Batch, tail: &[usize]) -> bool {
         if template(family) == "relay" || self.died_since(family, batch) {
-            return self.start_over(family, batch, tail).await;
+            return false;
         }
         let mut outcomes = vec![self.oracle.clone()];
         for ticket in tail {
@@ -397,7 +414,7 @@ impl Client {
                 .flat_map(|before| self.outcomes(before, *ticket, &command, batch))
                 .collect();
             if outcomes.len() > OUTCOMES_MAX {
-                return self.start_over(family, batch, tail).await;
+                return false;
             }
         }
         // What was answered does not wait.
@@ -408,19 +425,28 @@ impl Client {
         keys.insert(family.to_owned());
         let mut seen = Vec::new();
         for key in keys {
-            for op in [Op::Info, Op::Versions, Op::Read { offset: 0, len: 60_000 }] {
+            // What waits cannot be seen, so it is let go first.
+            let mut ops = vec![Op::Resume, Op::Info, Op::Versions];
+            let agents = outcomes.iter().filter_map(|outcome| outcome.agent(&key));
+            let ids: BTreeSet<u64> = agents.clone().flat_map(|agent| agent.version_ids()).collect();
+            ops.extend(ids.into_iter().map(|id| Op::Diff { from: At::Id(id), to: None }));
+            let len_max = agents.map(|agent| agent.memory().len() as u64).max().unwrap_or(0);
+            let parts = (0..=len_max / PART).map(|part| part * PART);
+            ops.extend(parts.map(|offset| Op::Read { offset, len: PART }));
+            for op in ops {
                 let command = Command::new(key.clone(), op);
                 let value = self.ask(&command).await;
                 seen.push((command, value));
             }
         }
         if self.died_since(family, batch) {
-            return self.start_over(family, batch, tail).await;
+            return false;
         }
         let fits = |outcome: &mut Oracle| {
             seen.iter().all(|(command, value)| {
-                outcome.tell(0, &command.key, &command.op, Fate::Served(None));
-                outcome.answers().iter().all(|(_, answer)| answer.is(value))
+                outcome.tell(ASKED, &command.key, &command.op, Fate::Served(None));
+                let answers = outcome.answers();
+                answers.iter().all(|(ticket, answer)| *ticket != ASKED || answer.is(value))
             })
         };
         let count = outcomes.len();
@@ -431,7 +457,9 @@ impl Client {
                 short(&seen)
             );
         };
+        self.hub.log(family, || format!("one of {count} outcomes of {tail:?}: {}", short(&seen)));
         self.oracle.adopt(family, outcome);
+        true
     }
 
     /// What may have come of an operation.
@@ -470,6 +498,7 @@ impl Client {
 
     /// Ends whatever there is of a family, after making sure that what died is said to be lost.
     async fn start_over(&mut self, family: &str, batch: &Batch, tail: &[usize]) {
+        self.hub.log(family, || format!("{family} starts over"));
         let mut keys: BTreeSet<String> = self.oracle.family(family).map(|(k, _)| k.into()).collect();
         let lived = keys.clone();
         keys.extend(self.oracle.lost().filter(|k| family_of(k) == family).map(str::to_owned));
@@ -485,6 +514,7 @@ impl Client {
                 after.tell(0, &command.key, &command.op, Fate::Served(None));
                 keys.extend(after.family(family).map(|(key, _)| key.to_owned()));
                 keys.extend((1..60).map(|number| format!("{}~{number}", command.key)));
+                keys.extend(["a", "b"].map(|suffix| format!("{}~{suffix}", command.key)));
             }
         }
         for key in keys {
@@ -495,6 +525,8 @@ impl Client {
                 assert!(lost, "{key} died with its shard, and says {value:?}");
             }
             if code_of(&value).is_none() {
+                // What waits for an agent that ends would make it anew.
+                self.ask(&Command::new(key.clone(), Op::Resume)).await;
                 let ended = self.ask(&Command::new(key.clone(), Op::Terminate)).await;
                 let died = matches!(code_of(&ended), Some("LOST" | "NOAGENT"));
                 assert!(Answer::Done.is(&ended) || died, "{key} cannot be ended: {ended:?}");
@@ -504,7 +536,6 @@ impl Client {
             let value = self.ask(&read).await;
             self.oracle.forget(&key, code_of(&value) == Some("LOST"));
         }
-        self.deaths.insert(family.to_owned(), self.hub.deaths(family));
     }
 }
 
@@ -520,7 +551,7 @@ impl Client {
             let ids = agent.version_ids();
             self.read_whole(&key).await;
             for id in ids {
-                let to = Some(crate::op::At::Id(id));
+                let to = Some(At::Id(id));
                 self.play(vec![Command::new(&key, Op::Rollback { to })], false).await;
                 self.read_whole(&key).await;
             }
@@ -529,9 +560,8 @@ impl Client {
 
     async fn read_whole(&mut self, key: &str) {
         let Some(agent) = self.oracle.agent(key) else { return };
-        let len = 30_000;
-        let part = |offset| Command::new(key, Op::Read { offset, len });
-        let parts = (0..=agent.memory().len() as u64 / len).map(|part_idx| part(part_idx * len));
+        let parts = (0..=agent.memory().len() as u64 / PART).map(|part| part * PART);
+        let parts = parts.map(|offset| Command::new(key, Op::Read { offset, len: PART }));
         self.play(parts.collect(), false).await;
     }
 
@@ -575,7 +605,9 @@ impl Client {
         for key in keys {
             let terminate = Command::new(key.clone(), Op::Terminate);
             let value = self.ask(&terminate).await;
-            assert!(Answer::Done.is(&value), "{key} does not end: {value:?}");
+            // A first try whose connection broke may have ended it.
+            let ended = self.hub.faults && code_of(&value) == Some("NOAGENT");
+            assert!(Answer::Done.is(&value) || ended, "{key} does not end: {value:?}");
         }
         self.check_unawaited().await;
         let left = self.walk(false).await;
@@ -620,7 +652,7 @@ pub async fn ask_alone(hub: &Rc<Hub>, words: &[&str]) -> Value {
 
 /// The families that a command may change: its own, and those that a relay may call.
 fn families_of(command: &Command) -> Vec<String> {
-    if command.key.is_empty() {
+    if command.key.is_empty() || command.key.starts_with("counter/shared-") {
         return Vec::new();
     }
     let mut families = vec![family_of(&command.key).to_owned()];

@@ -35,6 +35,12 @@ pub struct Hub {
     pub faults: bool,
     /// Times each shard died.
     deaths: RefCell<Vec<u32>>,
+    logged: Option<String>,
+    closing: Cell<bool>,
+    /// Clients that wait for a reply.
+    pub waiting_count: Cell<u32>,
+    /// A client let go of agents whose RESUME had been refused, so there was a reason to wait.
+    pub excused: Cell<bool>,
     progress_at: Cell<Nanos>,
     hasher: RefCell<DefaultHasher>,
     shared: RefCell<BTreeMap<String, Shared>>,
@@ -54,6 +60,10 @@ impl Hub {
             full,
             faults,
             deaths: RefCell::new(vec![0; usize::from(shard_count)]),
+            logged: std::env::var("HERONRY_SIM_KEY").ok(),
+            closing: Cell::default(),
+            waiting_count: Cell::default(),
+            excused: Cell::default(),
             progress_at: Cell::default(),
             hasher: RefCell::new(DefaultHasher::new()),
             shared: RefCell::default(),
@@ -76,6 +86,16 @@ impl Hub {
     /// Times a shard died.
     pub fn deaths_of(&self, shard: ShardId) -> u32 {
         self.deaths.borrow()[usize::from(shard.0)]
+    }
+
+    /// No shard dies from here on: a client has begun its last look.
+    pub fn close(&self) {
+        self.closing.set(true);
+    }
+
+    /// Whether no shard may die any more.
+    pub fn closing(&self) -> bool {
+        self.closing.get()
     }
 
     /// Notes a death.
@@ -108,9 +128,17 @@ impl Hub {
         self.hasher.borrow().finish()
     }
 
+    /// Shows what is asked of agents whose key begins with `HERONRY_SIM_KEY`.
+    pub fn log(&self, key: &str, line: impl FnOnce() -> String) {
+        if self.logged.as_deref().is_some_and(|logged| key.starts_with(logged)) {
+            eprintln!("{:>12} {}", self.world.now().0, line());
+        }
+    }
+
     /// Lets virtual time pass.
     pub async fn sleep(&self, span: Nanos) {
         let until = self.world.now().after(span);
+        self.world.alarm(until);
         std::future::poll_fn(|_| {
             if self.world.now() < until {
                 return Poll::Pending;

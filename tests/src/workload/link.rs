@@ -55,6 +55,15 @@ impl Link {
 
     /// The next reply.
     pub async fn reply(&mut self, until: Nanos) -> Got {
+        let waiting = &self.hub.waiting_count;
+        waiting.set(waiting.get() + 1);
+        let got = self.reply_uncounted(until).await;
+        let waiting = &self.hub.waiting_count;
+        waiting.set(waiting.get() - 1);
+        got
+    }
+
+    async fn reply_uncounted(&mut self, until: Nanos) -> Got {
         std::future::poll_fn(|_| {
             if let Some(value) = self.decoder.next_reply().expect("a shard speaks RESP") {
                 self.hub.progress();
