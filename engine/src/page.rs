@@ -195,9 +195,14 @@ impl PageStore {
         Ok(())
     }
 
+    /// References to `slot`.
+    pub(crate) fn ref_count(&self, slot: Slot, level: u8) -> u32 {
+        self.table(level).count(slot.0)
+    }
+
     /// Whether `slot` has one reference only.
     pub(crate) fn is_unshared(&self, slot: Slot, level: u8) -> bool {
-        self.table(level).count(slot.0) == 1
+        self.ref_count(slot, level) == 1
     }
 
     /// Adds a reference, unless `slot` is absent.

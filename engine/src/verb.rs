@@ -252,9 +252,9 @@ pub struct AgentInfo {
     pub version_count: u32,
     /// Image length in bytes.
     pub image_bytes: u64,
-    /// Pages that only this agent's present uses, in bytes.
+    /// Pages of the present that nothing but it and its head version holds, in bytes.
     pub unique_bytes: u64,
-    /// Pages of the present shared with versions, parent or branches, in bytes.
+    /// Pages of the present that older versions, parent or branches hold too, in bytes.
     pub shared_bytes: u64,
     /// Messages waiting.
     pub mailbox_count: u32,

@@ -871,6 +871,29 @@ fn f2_without_create_on_send_only_create_creates() {
 }
 
 #[test]
+fn a_sealed_present_is_the_agents_own_until_others_hold_it() {
+    for seal_every in [1, 0] {
+        let mut world = World::with(PartitionConfig { seal_every, ..config() }, 64, Vec::new());
+        let own = |world: &mut World, key: &str| {
+            let info = world.info(key);
+            (info.unique_bytes, info.shared_bytes)
+        };
+        world.says("counter/a", "1");
+        assert_eq!(own(&mut world, "counter/a"), (4096, 0));
+        world.version("counter/a", Verb::Checkpoint { label: None });
+        assert_eq!(own(&mut world, "counter/a"), (4096, 0));
+        world.does("counter/a", Verb::Fork { count: 1, at: None, suffix: None }).unwrap();
+        assert_eq!(own(&mut world, "counter/a"), (0, 4096));
+        assert_eq!(own(&mut world, "counter/a~1"), (0, 4096));
+        world.says("counter/a~1", "1");
+        assert_eq!(own(&mut world, "counter/a~1"), (4096, 0));
+        world.does("counter/a~1", Verb::Terminate).unwrap();
+        assert_eq!(own(&mut world, "counter/a"), (4096, 0));
+        world.end();
+    }
+}
+
+#[test]
 fn created_images_are_as_long_as_asked() {
     let mut world = World::new();
     assert_eq!(world.version("notebook/a", Verb::Create { image_bytes: 65_536 }), 1);

@@ -93,7 +93,7 @@ impl Model {
             let past_end = frame.is_some_and(|frame| frame[len..].iter().any(|b| *b != 0));
             assert!(!past_end, "M2: bytes past the end");
         }
-        let usage = image.usage(store);
+        let usage = image.usage(store, &Image::EMPTY);
         assert_eq!(usage.unique_bytes + usage.shared_bytes, frame_count * PAGE);
     }
 }
@@ -621,10 +621,46 @@ fn m5_what_is_shared_is_not_listed_and_costs_no_page() {
     let diff = sealed.diff(&image, &store);
     assert_eq!(diff.len(), 1);
     assert_eq!((diff[0].start, diff[0].len_bytes), (250 * PAGE + 10, 4));
-    let usage = image.usage(&store);
+    let usage = image.usage(&store, &Image::EMPTY);
     assert_eq!((usage.unique_bytes, usage.shared_bytes), (PAGE, 499 * PAGE));
     sealed.release(&mut store);
-    assert_eq!(image.usage(&store).shared_bytes, 0);
+    assert_eq!(image.usage(&store, &Image::EMPTY).shared_bytes, 0);
     image.release(&mut store);
     end_store(store);
+}
+
+#[test]
+fn usage_counts_what_only_image_and_twin_hold_as_unique() {
+    let pages_of = |image: &Image, twin: &Image, store: &PageStore| {
+        let usage = image.usage(store, twin);
+        (usage.unique_bytes / PAGE, usage.shared_bytes / PAGE)
+    };
+    for count in [1, 2, 16, 40, 300] {
+        let mut store = store(700);
+        let mut image = Image::EMPTY;
+        for page in 0..count {
+            image.write(&mut store, page * PAGE, &[1]).unwrap();
+        }
+        let twin = image.share(&mut store);
+        assert_eq!(pages_of(&image, &twin, &store), (count, 0));
+        assert_eq!(pages_of(&image, &Image::EMPTY, &store), (0, count));
+        // One page differs; then the image's tree is the higher one.
+        image.write(&mut store, 0, &[2]).unwrap();
+        assert_eq!(pages_of(&image, &twin, &store), (count, 0));
+        image.write(&mut store, 5_000 * PAGE, &[2]).unwrap();
+        assert_eq!(pages_of(&image, &twin, &store), (count + 1, 0));
+        let third = twin.share(&mut store);
+        assert_eq!(pages_of(&image, &twin, &store), (2, count - 1));
+        third.release(&mut store);
+        assert_eq!(pages_of(&image, &twin, &store), (count + 1, 0));
+        let third = image.share(&mut store);
+        assert_eq!(pages_of(&image, &twin, &store), (0, count + 1));
+        third.release(&mut store);
+        // Now the twin's is.
+        image.resize(&mut store, 2 * PAGE).unwrap();
+        assert_eq!(pages_of(&image, &twin, &store), (count.min(2), 0));
+        image.release(&mut store);
+        twin.release(&mut store);
+        end_store(store);
+    }
 }

@@ -135,7 +135,7 @@ impl Partition {
 
     fn describe(&self, slot: u32) -> AgentInfo {
         let agent = &self.agents[slot];
-        let usage = agent.image.usage(&self.store);
+        let usage = agent.image.usage(&self.store, agent.versions.head_image());
         let parent =
             (agent.kin.parent != NIL).then(|| self.agents[agent.kin.parent].key.detached());
         AgentInfo {
