@@ -43,8 +43,12 @@ fn table(report: &Value) -> Result<String> {
         let name = row["name"].as_str().context("a promise has no name")?;
         let unit = row["unit"].as_str().unwrap_or_default();
         let holds = if row["holds"].as_bool() == Some(true) { "yes" } else { "no" };
+        let bound = if row["bound"] == "least" { "at least" } else { "at most" };
         let (value, limit) = (figure(&row["value"]), figure(&row["limit"]));
-        out.push_str(&format!("| {name} | {value} {unit} | {limit} {unit} | {holds} |\n"));
+        out.push_str(&format!("| {name} | {value} {unit} | {bound} {limit} {unit} | {holds} |\n"));
+    }
+    for row in report["skipped"].as_array().into_iter().flatten() {
+        out.push_str(&format!("\nSkipped: {}: {}\n", words(&row["name"]), words(&row["why"])));
     }
     Ok(out)
 }
@@ -101,10 +105,13 @@ mod tests {
         let report = serde_json::json!({
             "machine": "a machine", "commit": "abc",
             "promises": [
-                {"name": "seal p50", "value": 0.5, "unit": "us", "limit": 1, "holds": true}
-            ]
+                {"name": "seal p50", "value": 0.5, "unit": "us", "limit": 1, "bound": "most",
+                 "holds": true}
+            ],
+            "skipped": [{"name": "peers", "why": "no Redis here"}]
         });
         let table = table(&report).expect("a good report");
-        assert!(table.ends_with("| seal p50 | 0.50 us | 1 us | yes |\n"), "{table}");
+        assert!(table.contains("| seal p50 | 0.50 us | at most 1 us | yes |\n"), "{table}");
+        assert!(table.ends_with("\nSkipped: peers: no Redis here\n"), "{table}");
     }
 }
