@@ -36,7 +36,7 @@ fn table(report: &Value) -> Result<String> {
     let mut out = format!(
         "Measured on {} at commit {} with `heronry bench promises`.\n\n\
          | promise | measured | limit | holds |\n|---|---:|---:|---|\n",
-        words(&report["machine"]),
+        machine(&report["machine"]),
         words(&report["commit"])
     );
     for row in rows {
@@ -53,13 +53,23 @@ fn table(report: &Value) -> Result<String> {
     Ok(out)
 }
 
-/// A text as it is; of an object the texts it holds, in order.
-fn words(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Object(fields) => fields.values().map(words).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
+/// The machine in words: a text as it is, or the fields that bench reports.
+fn machine(value: &Value) -> String {
+    if value.is_string() {
+        return words(value);
     }
+    let memory_gib = value["memory_bytes"].as_f64().unwrap_or_default() / (1u64 << 30) as f64;
+    format!(
+        "{} CPUs of {}, {memory_gib:.0} GiB, Linux {}",
+        value["cpu_count"],
+        words(&value["cpu"]),
+        words(&value["kernel"])
+    )
+}
+
+/// A text without its quotes.
+fn words(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A number with at most three significant decimals and thousands told apart.
@@ -103,7 +113,8 @@ mod tests {
     #[test]
     fn a_row_shows_measured_and_limit() {
         let report = serde_json::json!({
-            "machine": "a machine", "commit": "abc",
+            "machine": {"cpu": "EPYC", "cpu_count": 2, "memory_bytes": 8u64 << 30, "kernel": "6"},
+            "commit": "abc",
             "promises": [
                 {"name": "seal p50", "value": 0.5, "unit": "us", "limit": 1, "bound": "most",
                  "holds": true}
@@ -111,6 +122,7 @@ mod tests {
             "skipped": [{"name": "peers", "why": "no Redis here"}]
         });
         let table = table(&report).expect("a good report");
+        assert!(table.starts_with("Measured on 2 CPUs of EPYC, 8 GiB, Linux 6 at commit abc"));
         assert!(table.contains("| seal p50 | 0.50 us | at most 1 us | yes |\n"), "{table}");
         assert!(table.ends_with("\nSkipped: peers: no Redis here\n"), "{table}");
     }
