@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn h2_each_rule_is_found_and_names_its_keys() {
-        let change: [(&str, fn(&mut Config)); 7] = [
+        type Change = fn(&mut Config);
+        let change: [(&str, Change); 7] = [
             ("shards.ring_bytes", |c| c.shards.ring_bytes = (1 << 20) + 1),
             ("net.payload_bytes_max", |c| {
                 c.shards.ring_bytes = 64 << 10;
