@@ -39,8 +39,8 @@ pub struct SimPlan {
     pub check_passes: u32,
 }
 
-/// What a shard left when it stopped.
-pub type Ends = Rc<RefCell<BTreeMap<ShardId, Counters>>>;
+/// What each shard's partition counted, as of its last pass.
+type Counted = Rc<RefCell<BTreeMap<ShardId, Counters>>>;
 
 /// What the supervisor does, and when.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ pub struct SimNode {
     futures: Vec<ShardFuture<'static>>,
     acts: BTreeMap<(Nanos, u32), Act>,
     act_count: u32,
-    ends: Ends,
+    counted: Counted,
 }
 
 impl SimNode {
@@ -79,7 +79,7 @@ impl SimNode {
             plan,
             acts: BTreeMap::new(),
             act_count: 0,
-            ends: Ends::default(),
+            counted: Counted::default(),
         };
         node.shared.shards().for_each(|shard| node.start(shard));
         node
@@ -116,11 +116,17 @@ impl SimNode {
             return false;
         }
         self.world.kill(shard);
+        self.counted.borrow_mut().remove(&shard);
         let noticed = self.world.now().after(Nanos(self.world.random(within.0 / 2)));
         let started = noticed.after(Nanos(1 + self.world.random(within.0 / 2)));
         self.schedule(noticed, Act::Notice(shard));
         self.schedule(started, Act::Restart(shard));
         true
+    }
+
+    /// Items in the mailboxes of all shards: what waits for an agent that is held, or for its turn.
+    pub fn mail_count(&self) -> u64 {
+        self.counted.borrow().values().map(|counters| counters.mail).sum()
     }
 
     /// Asks all shards to stop and steps until they have; what each left.
@@ -129,7 +135,7 @@ impl SimNode {
         self.ring_all();
         for _ in 0..1_000_000 {
             if self.futures.iter().all(Option::is_none) {
-                return std::mem::take(&mut *self.ends.borrow_mut());
+                return std::mem::take(&mut *self.counted.borrow_mut());
             }
             self.step();
         }
@@ -188,18 +194,19 @@ impl SimNode {
             },
         };
         let body = Body { shard: Some(Shard::new(shard, parts)) };
-        let future = live(body, shard, self.plan.check_passes, Rc::clone(&self.ends));
+        let future = live(body, shard, self.plan.check_passes, Rc::clone(&self.counted));
         self.futures[usize::from(shard.0)] = Some(Box::pin(future));
     }
 }
 
 /// One life of a shard.
-async fn live(mut body: Body, me: ShardId, check_passes: u32, ends: Ends) {
+async fn live(mut body: Body, me: ShardId, check_passes: u32, counted: Counted) {
     let mut passes = 0;
     let shard = body.shard.as_mut().expect("N1: a body is born with its shard");
     shard
         .run_watched(|partition| {
             passes += 1;
+            counted.borrow_mut().insert(me, *partition.counters());
             if passes % check_passes == 0 {
                 partition.debug_check();
             }
@@ -207,7 +214,7 @@ async fn live(mut body: Body, me: ShardId, check_passes: u32, ends: Ends) {
         .await;
     let partition = body.shard.take().expect("N1: it ran until here").into_partition();
     partition.debug_check();
-    ends.borrow_mut().insert(me, *partition.counters());
+    counted.borrow_mut().insert(me, *partition.counters());
     keep_arena(partition.into_store());
 }
 

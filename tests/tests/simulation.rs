@@ -63,12 +63,7 @@ fn w2_replies_images_and_versions_are_what_the_oracle_says() {
                     return (outcomes, failed);
                 }
                 match run_one(seed) {
-                    Some(outcome) => {
-                        if outcome.late_count > 0 {
-                            println!("late {seed} {outcome:?}");
-                        }
-                        outcomes.push(outcome);
-                    }
+                    Some(outcome) => outcomes.push(outcome),
                     None => failed.push(seed),
                 }
             }

@@ -77,7 +77,7 @@ impl Author {
             let template = template.to_owned();
             (0..count).map(move |n| format!("{template}/c{me}-{n}")).collect::<Vec<_>>()
         };
-        [names("notebook", 3), names("counter", 2), names("echo", 1), names("mischief", 1)].concat()
+        [names("notebook", 3), names("counter", 2), names("mischief", 1), names("echo", 1)].concat()
     }
 
     /// The client's relays, and whom each may call.
@@ -194,7 +194,7 @@ impl Author {
                 touched.terminated = true;
                 Op::Terminate
             }
-            96 | 97 => Op::Create { image_bytes: self.rng.u64(..3) * self.rng.u64(..9_000) },
+            96 => Op::Create { image_bytes: self.rng.u64(..3) * self.rng.u64(..9_000) },
             _ if !alone || !calm || !(branch || self.rng.u8(..8) == 0) => return,
             _ => {
                 touched.closed = true;
@@ -207,8 +207,9 @@ impl Author {
     fn choose_key(&mut self, batch: &Batch) -> String {
         let mut keys = self.pool();
         keys.extend(batch.branches.iter().cloned());
-        // Few agents get most of it, so that their versions grow.
-        let at = self.rng.usize(..keys.len()).min(self.rng.usize(..keys.len()));
+        // Few agents get most of it, so that their versions grow; branches come last, and often.
+        let (a, b) = (self.rng.usize(..keys.len()), self.rng.usize(..keys.len()));
+        let at = if self.rng.u8(..3) == 0 { a.max(b) } else { a.min(b) };
         let key = keys.swap_remove(at);
         if self.rng.u8(..40) == 0 { format!("{key}~none") } else { key }
     }

@@ -180,7 +180,6 @@ impl Client {
 
     /// C2: whichever RESUME was refused is said again, beside the connection that waits for it.
     async fn let_go(&mut self, batch: &mut Batch) {
-        self.hub.excused.set(true);
         let suspends = |command: &&Command| command.op == Op::Suspend;
         let held = batch.commands.iter().filter(suspends).map(|command| command.key.clone());
         let mut held: BTreeSet<String> = held.collect();

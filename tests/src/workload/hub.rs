@@ -39,8 +39,6 @@ pub struct Hub {
     closing: Cell<bool>,
     /// Clients that wait for a reply.
     pub waiting_count: Cell<u32>,
-    /// A client let go of agents whose RESUME had been refused, so there was a reason to wait.
-    pub excused: Cell<bool>,
     progress_at: Cell<Nanos>,
     hasher: RefCell<DefaultHasher>,
     shared: RefCell<BTreeMap<String, Shared>>,
@@ -63,7 +61,6 @@ impl Hub {
             logged: std::env::var("HERONRY_SIM_KEY").ok(),
             closing: Cell::default(),
             waiting_count: Cell::default(),
-            excused: Cell::default(),
             progress_at: Cell::default(),
             hasher: RefCell::new(DefaultHasher::new()),
             shared: RefCell::default(),
