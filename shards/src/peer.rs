@@ -8,7 +8,7 @@
 use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::envelope::Envelope;
-use crate::mesh::{MESSAGE_BYTES_MAX, Mesh, MeshError, Urgency};
+use crate::mesh::{MESSAGE_BYTES_MAX, Mesh, MeshError, PeerState, Urgency};
 use crate::outstanding::Outstanding;
 use heronry_engine::{Origin, Refusal, Reply, Request, ShardId};
 use std::borrow::Cow;
@@ -105,18 +105,24 @@ impl Peers {
         count
     }
 
-    /// Answers, with TRYAGAIN, what was out at peers that have gone down since (H1).
-    pub fn lose_downed(&mut self, inbox: &mut Inbox) {
-        let Peers { mesh, outstanding, generations, .. } = self;
-        for (shard, peer) in mesh.changed_peers() {
-            let known = &mut generations[usize::from(shard.0)];
+    /// Answers, with TRYAGAIN, what was out at peers that have gone down since (H1). What such a
+    /// peer answered before it ended comes first. Returns how many messages that were.
+    pub fn lose_downed(&mut self, inbox: &mut Inbox) -> usize {
+        let changed: Vec<(ShardId, PeerState)> = self.mesh.changed_peers().collect();
+        if changed.is_empty() {
+            return 0;
+        }
+        let count = self.receive(inbox);
+        for (shard, peer) in changed {
+            let known = &mut self.generations[usize::from(shard.0)];
             if std::mem::replace(known, peer.generation) != peer.generation
                 || !peer.state.reachable()
             {
-                let lost = outstanding.take_all(shard).into_iter();
+                let lost = self.outstanding.take_all(shard).into_iter();
                 inbox.answers.extend(lost.map(|o| (o, Err(Refusal::TryAgain { shard }))));
             }
         }
+        count
     }
 
     /// Makes what was sent visible and wakes the peers that sleep.
@@ -149,5 +155,65 @@ fn refusal(to: ShardId, error: MeshError) -> Refusal {
             limit: MESSAGE_BYTES_MAX as u64,
             remedy: Cow::Borrowed("split the payload"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::ShardState;
+    use crate::shared::{ShardPlan, Shared};
+    use crate::sim::World;
+    use heronry_engine::verb::Target;
+    use heronry_engine::{Ack, Verb};
+    use std::sync::Arc;
+
+    const A: ShardId = ShardId(0);
+    const B: ShardId = ShardId(1);
+
+    fn request(seq: u64) -> Request {
+        Request {
+            target: Target::Shard(B),
+            verb: Verb::Hottest,
+            ack: Ack::Sealed,
+            deadline: None,
+            origin: Origin::Connection { conn: 0, generation: 0, seq },
+        }
+    }
+
+    #[test]
+    fn h1_what_a_peer_answered_before_it_ended_is_its_answer() {
+        let world = World::new(1, 2);
+        let shared = ShardPlan { shard_count: 2, ring_bytes: 4096 };
+        let shared = Arc::new(Shared::create(shared).expect("a plan within its bounds"));
+        let mut ends = [A, B].map(|me| {
+            let mesh = Mesh::attach(Arc::clone(&shared), me);
+            (Peers::new(me, 2, mesh), world.driver(me), Inbox::default())
+        });
+        [A, B].iter().for_each(|shard| shared.set_state(*shard, ShardState::Up));
+        for (peers, _, inbox) in &mut ends {
+            peers.lose_downed(inbox);
+        }
+        let [(a, a_driver, a_inbox), (b, b_driver, b_inbox)] = &mut ends;
+        for seq in [1, 2] {
+            assert!(a.forward(B, request(seq)).is_ok());
+        }
+        a.publish(a_driver);
+        b.receive(b_inbox);
+        let Origin::Peer { shard, token } = b_inbox.requests[0].origin else {
+            panic!("a request of a peer")
+        };
+        b.answer(shard, token, Ok(Reply::Done));
+        b.publish(b_driver);
+        shared.set_state(B, ShardState::Down);
+
+        let count = a.receive(a_inbox) + a.lose_downed(a_inbox);
+        assert_eq!(count, 1);
+        let answer = |seq, result| (request(seq).origin, result);
+        let lost = Err(Refusal::TryAgain { shard: B });
+        assert_eq!(a_inbox.answers, [answer(1, Ok(Reply::Done)), answer(2, lost)]);
+        assert_eq!(a.receive(a_inbox) + a.lose_downed(a_inbox), 0);
+        let (origin, result) = a.forward(B, request(3)).expect_err("it is down");
+        assert_eq!((origin, result), answer(3, Err(Refusal::TryAgain { shard: B })));
     }
 }

@@ -175,7 +175,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     fn work(&mut self, now: Nanos) -> bool {
         let mut count = self.take_completions(now);
         count += self.peers.receive(&mut self.inbox);
-        self.peers.lose_downed(&mut self.inbox);
+        count += self.peers.lose_downed(&mut self.inbox);
         self.route(now);
         let turn_count = self.run_turns();
         self.take_events(now);

@@ -218,7 +218,9 @@ impl Inner {
                     self.finish_conn(conn, sending.token, Outcome::Sent(sending.bytes));
                 }
             }
-            Event::Bell(_) | Event::Disk(_) | Event::Alarm => unreachable!("S1: not an event of a connection"),
+            Event::Bell(_) | Event::Disk(_) | Event::Alarm => {
+                unreachable!("S1: not an event of a connection")
+            }
         }
     }
 
