@@ -135,6 +135,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
         }
         self.publish();
+        // What an earlier life left here would make this one look hung, or stuck in a turn.
+        self.block().beat(self.driver.now());
+        self.block().end_turn();
         self.set_state(ShardState::Up);
         while !self.block().stop_requested() {
             self.pass().await;
