@@ -5,7 +5,8 @@
 //! C1  at most one send and one receive are in flight per connection.
 //! C2  a slot is reused only after every operation on its socket has ended, and under a new
 //!     generation, so that neither a completion nor an answer reaches the slot's next user.
-//! C3  a connection whose client has finished sending is closed after its last answer is sent.
+//! C3  a connection whose client has finished sending, or whose shard stops, is closed after its
+//!     last answer is sent.
 
 use crate::driver::{Done, Handle, Op, Token};
 use crate::gateway::{Ask, Gateway, NodeView};
@@ -81,6 +82,8 @@ pub struct Connections<G: Gateway> {
     free: Vec<u32>,
     open_count: u32,
     open_count_max: u32,
+    /// No connection is to receive any more.
+    finishing: bool,
     unsettled: Vec<u32>,
     spare: Vec<Vec<u8>>,
     asks: Vec<Ask>,
@@ -101,7 +104,7 @@ struct Connection<S> {
     unsettled: bool,
     /// The gateway has paused: nothing is decoded until it says otherwise.
     held: bool,
-    /// The client will send no more (C3).
+    /// The client will send no more, or is not listened to any more (C3).
     finished: bool,
     /// The socket failed: nothing more can be sent.
     broken: bool,
@@ -124,6 +127,7 @@ impl<G: Gateway> Connections<G> {
             free: Vec::new(),
             open_count: 0,
             open_count_max,
+            finishing: false,
             unsettled: Vec::new(),
             spare: Vec::new(),
             asks: Vec::new(),
@@ -153,7 +157,8 @@ impl<G: Gateway> Connections<G> {
             self.slots.push(Slot { generation: 0, connection: None });
             u32::try_from(self.slots.len() - 1).expect("C2: slots are bounded by open files")
         });
-        let receive = if refused { Receive::Ended } else { Receive::Armed };
+        let finished = refused || self.finishing;
+        let receive = if finished { Receive::Ended } else { Receive::Armed };
         let slot = &mut self.slots[idx as usize];
         assert!(slot.connection.is_none(), "C2: slot {idx} was free and in use");
         slot.connection = Some(Connection {
@@ -164,7 +169,7 @@ impl<G: Gateway> Connections<G> {
             sending: false,
             unsettled: false,
             held: false,
-            finished: refused,
+            finished,
             broken: false,
             closed: false,
         });
@@ -256,6 +261,20 @@ impl<G: Gateway> Connections<G> {
         !self.unsettled.is_empty()
     }
 
+    /// Receives nothing more: each connection closes after its last answer is sent (C3).
+    pub fn finish(&mut self, todo: &mut Todo) {
+        self.finishing = true;
+        for idx in 0..self.slots.len() as u32 {
+            let Some(connection) = self.slots[idx as usize].connection.as_mut() else { continue };
+            connection.finished = true;
+            if connection.receive == Receive::Armed {
+                connection.receive = Receive::Cancelling;
+                todo.ops.push((Token(0), Op::Cancel(Mark::Receive(idx).token())));
+            }
+            self.unsettle(idx);
+        }
+    }
+
     /// Closes everything at the end of the shard's life. Unsent output is dropped.
     pub fn close_all(&mut self, todo: &mut Todo) {
         for slot in &mut self.slots {
@@ -266,15 +285,6 @@ impl<G: Gateway> Connections<G> {
                 todo.ops.push((Token(0), Op::Close(connection.handle)));
             }
         }
-    }
-
-    /// Whether every answer that is known has left.
-    pub fn all_sent(&mut self) -> bool {
-        let gateway = &self.gateway;
-        self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut()).all(|connection| {
-            connection.broken
-                || (!connection.sending && gateway.output(&mut connection.session).is_empty())
-        })
     }
 
     fn unsettle(&mut self, idx: u32) {
@@ -372,5 +382,113 @@ fn keep_spare(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
     if spare.len() < SPARE_COUNT_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
         buffer.clear();
         spare.push(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::ShardRow;
+    use heronry_engine::verb::Target;
+    use heronry_engine::{Ack, Nanos, ShardId, Verb};
+
+    struct Node;
+
+    impl NodeView for Node {
+        fn now(&self) -> Nanos {
+            Nanos(0)
+        }
+        fn place(&self) -> (ShardId, u16) {
+            (ShardId(0), 1)
+        }
+        fn shards(&self) -> Vec<ShardRow> {
+            Vec::new()
+        }
+        fn templates(&self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+        fn facts(&self) -> Vec<(&'static str, String)> {
+            Vec::new()
+        }
+    }
+
+    /// Each byte is a request, each answer a full stop.
+    struct Dots;
+
+    impl Gateway for Dots {
+        type Session = Vec<u8>;
+        fn open(&mut self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn refuse(&mut self, _connections_max: u32) -> Vec<u8> {
+            b"no".to_vec()
+        }
+        fn receive(
+            &mut self,
+            _: &mut Vec<u8>,
+            bytes: &[u8],
+            _: &dyn NodeView,
+            asks: &mut Vec<Ask>,
+        ) {
+            asks.extend((0..).zip(bytes).map(|(seq, _)| Ask {
+                seq,
+                target: Target::Shard(ShardId(0)),
+                verb: Verb::Hottest,
+                ack: Ack::Sealed,
+                deadline: None,
+            }));
+        }
+        fn answer(&mut self, session: &mut Vec<u8>, _: u64, _: Result<Reply, Refusal>) {
+            session.push(b'.');
+        }
+        fn resume(&mut self, _: &mut Vec<u8>, _: &dyn NodeView, _: &mut Vec<Ask>) {}
+        fn output<'s>(&self, session: &'s mut Vec<u8>) -> &'s mut Vec<u8> {
+            session
+        }
+        fn paused(&self, _: &Vec<u8>) -> bool {
+            false
+        }
+        fn closing(&self, _: &Vec<u8>) -> bool {
+            false
+        }
+    }
+
+    fn ops(connections: &mut Connections<Dots>, todo: &mut Todo) -> Vec<(Token, String)> {
+        connections.settle(&Node, todo);
+        todo.ops.drain(..).map(|(token, op)| (token, format!("{op:?}"))).collect()
+    }
+
+    #[test]
+    fn c3_a_stopping_shard_closes_a_connection_after_its_last_answer() {
+        let (mut all, mut todo) = (Connections::new(Dots, 8), Todo::default());
+        all.accepted(Handle(7), &mut todo);
+        all.accepted(Handle(8), &mut todo);
+        all.received(0, Done::Received(b"ab"), &Node, &mut todo);
+        assert_eq!(ops(&mut all, &mut todo).len(), 2);
+        all.finish(&mut todo);
+        let cancels = [0, 1].map(|idx| format!("{:?}", Op::Cancel(Mark::Receive(idx).token())));
+        let close = |handle| format!("{:?}", Op::Close(Handle(handle)));
+        let done: Vec<String> = ops(&mut all, &mut todo).into_iter().map(|(_, op)| op).collect();
+        assert_eq!(done, [&cancels[0], &cancels[1], &close(8)].map(String::from));
+        for idx in [0, 1] {
+            all.received(idx, Done::Cancelled, &Node, &mut todo);
+        }
+        assert_eq!((ops(&mut all, &mut todo).len(), all.open_count()), (0, 1));
+        for request in std::mem::take(&mut todo.requests) {
+            let Origin::Connection { conn, generation, seq } = request.origin else {
+                panic!("a request of a connection")
+            };
+            all.answer((conn, generation, seq), Ok(Reply::Done));
+        }
+        let sends = ops(&mut all, &mut todo);
+        assert_eq!(sends.len(), 1);
+        assert_eq!(sends[0].0, Mark::Send(0).token());
+        all.sent(0, Done::Sent(b"..".to_vec()));
+        assert_eq!(ops(&mut all, &mut todo)[0].1, close(7));
+        assert_eq!(all.open_count(), 0);
+        // One that was accepted on the way is closed at once.
+        all.accepted(Handle(9), &mut todo);
+        assert_eq!(ops(&mut all, &mut todo)[0].1, close(9));
+        assert_eq!(all.open_count(), 0);
     }
 }

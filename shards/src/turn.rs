@@ -418,7 +418,8 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         }
     }
 
-    /// Answers what has arrived, sends it, closes everything.
+    /// Takes nothing new from clients, answers what has arrived, sends it, closes everything. Peers
+    /// are served until then; what they send later is refused on their side.
     async fn stop(&mut self) {
         self.set_state(ShardState::Stopping);
         let started = self.driver.now();
@@ -426,12 +427,13 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             let accept = Mark::Accept(idx as u32).token();
             self.driver.submit(accept, Op::Cancel(accept));
         }
+        self.connections.finish(&mut self.todo);
         loop {
             let now = self.driver.now();
             self.block().beat(now);
             let worked = self.work(now);
-            let done = !worked && !self.partition.runnable() && self.connections.all_sent();
-            if done || now.since(started) > DRAIN_MAX {
+            let idle = !worked && !self.partition.runnable();
+            if (idle && self.connections.open_count() == 0) || now.since(started) > DRAIN_MAX {
                 break;
             }
             self.driver.park(now.after(Nanos::from_ms(10))).await;
@@ -442,6 +444,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         }
         let now = self.driver.now();
         self.settle(now);
+        self.set_state(ShardState::Down);
         self.driver.park(Nanos(0)).await;
         self.publish();
     }
