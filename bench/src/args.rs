@@ -1,7 +1,7 @@
 //! The command line of `heronry bench`, and which scenario a word starts.
 //!
 //! Owns: arguments common to all scenarios, writing of reports.  Not: the scenarios.
-//! A1  a report is printed, written and plotted before a mismatch or a regression fails the command.
+//! A1  a report is printed, written and plotted before a mismatch or a regression fails it.
 
 use crate::compare::{self, CompareArgs};
 use crate::context::{self, Context};

@@ -8,11 +8,13 @@
 //! M4  an image of one page is its frame, without a node.
 
 mod diff;
+mod usage;
 
 use crate::limits::IMAGE_BYTES_MAX;
 use crate::page::{NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE};
 
 pub use diff::DIFF_GAP_BYTES;
+pub use usage::Usage;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 /// log2 of [`NODE_FANOUT`].
@@ -33,15 +35,6 @@ pub struct Image {
     len_bytes: u64,
     root: Slot,
     height: u8,
-}
-
-/// Where an image's pages are, in bytes of frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Usage {
-    /// Held by this image alone, or by it and its twin.
-    pub unique_bytes: u64,
-    /// Held by other images too: older versions, parent, branches.
-    pub shared_bytes: u64,
 }
 
 impl Image {
@@ -139,19 +132,6 @@ impl Image {
         }
         self.len_bytes = len_bytes;
         Ok(())
-    }
-
-    /// Frames that nothing but this image and `twin` holds, and those that others hold too. An
-    /// agent's present and its head version are twins; [`Image::EMPTY`] is nobody's. Cost: every
-    /// page that is there.
-    pub fn usage(&self, store: &PageStore, twin: &Image) -> Usage {
-        let mut usage = Usage::default();
-        let mut twin = Twin { slot: twin.root, level: twin.height, own: true, joined: false };
-        while twin.level > self.height {
-            twin = twin.below(store, twin.level, 0);
-        }
-        add_usage(store, self.root, self.height, true, twin, &mut usage);
-        usage
     }
 
     pub(crate) fn root(&self) -> (Slot, u8) {
@@ -487,53 +467,4 @@ fn height_of(page_count: u32) -> u8 {
 /// Which child of a node at `level` leads to `page`.
 fn digit(page: u32, level: u8) -> usize {
     (page >> (DIGIT_BITS * (u32::from(level) - 1))) as usize % NODE_FANOUT
-}
-
-/// What a twin has where a walk through an image is.
-#[derive(Clone, Copy)]
-struct Twin {
-    slot: Slot,
-    /// Of `slot`. Below the walk's level while the twin's tree is the lower one.
-    level: u8,
-    /// Whether nothing but the twin holds the nodes above.
-    own: bool,
-    /// Whether the node above is the image's too: then both hold `slot` by one reference.
-    joined: bool,
-}
-
-impl Twin {
-    /// What the twin has at child `digit` of where a walk is, at `level`. A tree that is lower
-    /// than the walk's hangs where it would after being raised: at child 0.
-    fn below(self, store: &PageStore, level: u8, digit: usize) -> Twin {
-        if self.level < level {
-            let slot = if digit == 0 { self.slot } else { Slot::ABSENT };
-            return Twin { slot, ..self };
-        }
-        if self.slot.is_absent() {
-            return Twin { level: level - 1, ..self };
-        }
-        let own = self.own && store.is_unshared(self.slot, level);
-        Twin { slot: store.child(self.slot, digit), level: level - 1, own, ..self }
-    }
-}
-
-/// Adds what hangs at `slot`. `own`: nothing but the image and its twin holds the nodes above.
-fn add_usage(store: &PageStore, slot: Slot, level: u8, own: bool, twin: Twin, usage: &mut Usage) {
-    if slot.is_absent() {
-        return;
-    }
-    let same = twin.slot == slot && twin.level == level;
-    let twice = same && twin.own && !twin.joined;
-    let own = own && store.ref_count(slot, level) == 1 + u32::from(twice);
-    if level > 0 {
-        for (digit, child) in store.children(slot).into_iter().enumerate() {
-            let below = twin.below(store, level, digit);
-            let below = Twin { joined: same, own: same || below.own, ..below };
-            add_usage(store, child, level - 1, own, below, usage);
-        }
-    } else if own {
-        usage.unique_bytes += PAGE;
-    } else {
-        usage.shared_bytes += PAGE;
-    }
 }

@@ -1,6 +1,7 @@
 //! What a shard tells its gateway about the node: every shard's row, templates, facts.
 //!
 //! Owns: reading the shared blocks into rows.  Not: how they are shown.
+//! V1  a row is read without locks: its numbers may be of slightly different moments.
 
 use crate::gateway::{NodeView, ShardRow};
 use crate::shared::Shared;

@@ -1,4 +1,6 @@
-//! What SHARD.LIST says, as numbers.
+//! What SHARD.LIST says, column by column.
+//!
+//! Owns: finding a field in each shard's row.  Not: asking for anything else.
 
 use heronry_net::Value;
 use heronry_net::client::Client;
