@@ -3,11 +3,13 @@
 //! Owns: the file descriptors and the plan of one shard, and how they cross an exec.
 //! Not: what the shard does with them.
 //! S1  a process shard inherits its descriptors at fixed numbers and nothing else.
+//! S2  the kernel ends a process shard with the supervisor's thread that started it.
 
 use crate::driver::Doorbells;
 use crate::shared::Shared;
 use heronry_engine::ShardId;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -60,7 +62,10 @@ pub struct Seat {
 impl Seat {
     /// The descriptors a process shard inherits, in the order of their numbers from 3.
     pub(crate) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        let mut fds = vec![plan_file(&self.plan)?, self.shared.fd().try_clone_to_owned()?];
+        let mut fds = vec![
+            plan_file(std::process::id(), &self.plan)?,
+            self.shared.fd().try_clone_to_owned()?,
+        ];
         fds.push(self.roster.try_clone()?);
         for bell in &self.doorbells.eventfds {
             fds.push(bell.try_clone()?);
@@ -76,9 +81,11 @@ impl Seat {
         FIRST_FD + RawFd::try_from(idx).expect("S1: a few descriptors")
     }
 
-    /// Takes the seat that the supervisor left at the fixed numbers (S1).
-    /// Call once, first thing in a shard process; fails when started by hand.
+    /// Takes the seat that the supervisor left at the fixed numbers (S1) and ties this process to
+    /// it (S2). Call once, first thing in a shard process; fails when started by hand, or when the
+    /// supervisor has ended already.
     pub fn inherit() -> io::Result<Seat> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
         let mut next = FIRST_FD;
         let mut take = || {
             let fd = inherited(next);
@@ -89,8 +96,15 @@ impl Seat {
         plan_file.seek(SeekFrom::Start(0))?;
         let mut bytes = Vec::new();
         plan_file.take(PLAN_BYTES_MAX).read_to_end(&mut bytes)?;
-        let plan: SeatPlan = postcard::from_bytes(&bytes)
+        let (supervisor, plan): (u32, SeatPlan) = postcard::from_bytes(&bytes)
             .map_err(|e| io::Error::other(format!("descriptor 3 holds no seat plan: {e}")))?;
+        // It may have ended before the signal was set: then none comes.
+        let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
+        if parent != supervisor {
+            let gone =
+                format!("the supervisor, process {supervisor}, ended before its shard began");
+            return Err(io::Error::other(gone));
+        }
         let shared = Shared::attach(take()?).map_err(io::Error::other)?;
         let roster = take()?;
         let eventfds: io::Result<Vec<OwnedFd>> = (0..plan.shard_count).map(|_| take()).collect();
@@ -105,9 +119,9 @@ impl Seat {
     }
 }
 
-/// The plan in a memfd, as each start of the shard reads it.
-fn plan_file(plan: &SeatPlan) -> io::Result<OwnedFd> {
-    let bytes = postcard::to_stdvec(plan).map_err(io::Error::other)?;
+/// The supervisor's process and the plan in a memfd, as each start of the shard reads it.
+fn plan_file(supervisor: u32, plan: &SeatPlan) -> io::Result<OwnedFd> {
+    let bytes = postcard::to_stdvec(&(supervisor, plan)).map_err(io::Error::other)?;
     let mut file = File::from(memfd_create("heronry-plan", MemfdFlags::CLOEXEC)?);
     file.write_all(&bytes)?;
     Ok(file.into())

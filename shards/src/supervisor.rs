@@ -4,7 +4,7 @@
 //! Not: agents; it never touches one.
 //! U1  a shard that ends without being asked to is started again, until it has done so more than
 //!     `restart_max` times within `restart_window`; then the node stops and says so.
-//! U2  no shard outlives its supervisor: the kernel ends it with its parent.
+//! U2  no shard process outlives the thread in `supervise`: the kernel ends it (S2 of `seat`).
 //! U3  asked to stop, every shard ends by itself, or is killed after `STOP_WAIT`.
 
 use crate::control::ShardState;
@@ -116,8 +116,8 @@ pub enum Notice {
 /// Why the node ended in failure.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
-    /// Shared memory, eventfds or signals could not be set up.
-    #[error("cannot set up the node's shared memory: {0}")]
+    /// Eventfds, signals or a shard's process could not be had.
+    #[error("cannot set up the node or start a shard: {0}; see `ulimit -n` and `ulimit -u`")]
     SetUp(#[from] io::Error),
     /// The node's shared memory could not be made.
     #[error(transparent)]
@@ -168,7 +168,7 @@ pub fn supervise(
     let (signals, listening) = signals()?;
     let watch = tick(WATCH_EVERY);
     let outcome = loop {
-        if let Err(error) = node.start_due().and_then(|()| node.reap(notice)) {
+        if let Err(error) = node.reap(notice).and_then(|()| node.start_due()) {
             break Err(error);
         }
         node.watch(notice);
@@ -332,7 +332,7 @@ impl Node {
             post.ended_at = Some(Instant::now());
             notice(&self.shared, Notice::Ended { shard, how, pause });
         }
-        self.start_due()
+        Ok(())
     }
 
     /// Looks at states, heartbeats and running turns.
