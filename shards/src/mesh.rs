@@ -214,8 +214,9 @@ impl Mesh {
         count
     }
 
-    /// Peers whose state or generation changed since last asked. Call it in every pass, before
-    /// `receive` (M3). What waited for a peer that is down or new is dropped already.
+    /// Peers whose state or generation changed since last asked. Call it in every pass: `receive`
+    /// hands over nothing of a changed peer before it (M3), and what it had published in the same
+    /// generation after it. What waited for a peer that is down or new is dropped already.
     pub fn changed_peers(&mut self) -> impl Iterator<Item = (ShardId, PeerState)> + '_ {
         self.refresh();
         for peer in &self.changed {
