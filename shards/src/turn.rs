@@ -129,7 +129,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.run_watched(|_| {}).await;
     }
 
-    /// As [`Shard::run`], and shows the partition to `watch` between passes: for tests.
+    /// As [`Shard::run`], and shows the partition to `watch` after each pass: for tests.
     pub async fn run_watched(&mut self, mut watch: impl FnMut(&Partition)) {
         for (idx, listener) in (0u32..).zip(&self.listeners) {
             self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
@@ -140,8 +140,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.block().end_turn();
         self.set_state(ShardState::Up);
         while !self.block().stop_requested() {
-            self.pass().await;
+            let (now, until) = self.pass();
             watch(&self.partition);
+            self.sleep(now, until).await;
         }
         self.stop().await;
     }
@@ -162,12 +163,16 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         }
     }
 
-    async fn pass(&mut self) {
+    /// Does all that there is to do. Returns the time and until when to sleep.
+    fn pass(&mut self) -> (Nanos, Nanos) {
         let now = self.driver.now();
         self.block().beat(now);
         self.totals.loops += 1;
         let worked = self.work(now);
-        let until = self.rest(now, worked);
+        (now, self.rest(now, worked))
+    }
+
+    async fn sleep(&mut self, now: Nanos, until: Nanos) {
         self.driver.park(until).await;
         if until > now {
             self.peers.unpark();
