@@ -27,6 +27,8 @@ struct Touched {
     forked: bool,
     terminated: bool,
     described: bool,
+    /// A lost branch was asked for something, so none may be made that has its name.
+    ghost: bool,
     closed: bool,
 }
 
@@ -44,6 +46,8 @@ struct Batch {
     touched: BTreeMap<String, Touched>,
     /// Branches that there were, or are lost, when it began.
     branches: Vec<String>,
+    /// Branches that are lost when it begins.
+    ghosts: BTreeSet<String>,
     /// Agents that were suspended or resumed by it.
     turned: BTreeSet<String>,
     /// What comes of the batch if every operation is served.
@@ -97,6 +101,7 @@ impl Author {
         let count = if self.rng.u8(..8) == 0 { 40 } else { self.rng.usize(1..=10) };
         let known = oracle.keys().chain(oracle.lost()).filter(|key| key.contains('~'));
         let mut batch = Batch {
+            ghosts: oracle.lost().filter(|key| key.contains('~')).map(str::to_owned).collect(),
             branches: known.map(str::to_owned).collect(),
             commands: Vec::new(),
             touched: BTreeMap::new(),
@@ -145,9 +150,11 @@ impl Author {
     fn own(&mut self, batch: &mut Batch) {
         let key = self.choose_key(batch);
         let touched = batch.touched.entry(family_of(&key).to_owned()).or_default();
-        if touched.closed {
+        let ghost = batch.ghosts.contains(&key);
+        if touched.closed || ghost && touched.forked {
             return;
         }
+        touched.ghost |= ghost;
         let alone = touched.keys.iter().all(|other| *other == key);
         let calm = !touched.forked && !touched.terminated && !touched.described;
         let agent = batch.ahead.agent(&key);
@@ -162,7 +169,7 @@ impl Author {
             40..50 => self.write(),
             50..58 => self.read(),
             58..64 => Op::Checkpoint { label: self.maybe_label() },
-            64..70 if touched.terminated || branches > BRANCHES_MAX => return,
+            64..70 if touched.ghost || touched.terminated || branches > BRANCHES_MAX => return,
             64..70 => {
                 touched.forked = true;
                 self.fork(batch.ahead.agent(&key).map(|agent| agent.labels()))

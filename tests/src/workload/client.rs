@@ -49,6 +49,8 @@ pub struct Client {
     author: Author,
     oracle: Oracle,
     link: Option<Link>,
+    /// Deaths per shard that the oracle has heard of.
+    heard: Vec<u32>,
     unawaited_max: i64,
     unawaited_min: i64,
 }
@@ -73,6 +75,7 @@ impl Client {
     /// A client that has not begun.
     pub fn new(hub: Rc<Hub>, plan: Plan, author: Author, oracle: Oracle) -> Client {
         Client {
+            heard: vec![0; usize::from(hub.shard_count)],
             hub,
             plan,
             author,
@@ -123,7 +126,8 @@ impl Client {
 
     /// Sends a batch and compares what comes back.
     async fn play(&mut self, commands: Vec<Command>, may_cut: bool) {
-        let deaths = (0..self.hub.shard_count).map(|s| self.hub.deaths_of(ShardId(s))).collect();
+        self.note_deaths(&BTreeMap::new());
+        let deaths = self.heard.clone();
         let cut = may_cut && self.author.rng().u8(..100) < self.plan.cut_percent;
         let cut_at = cut.then(|| self.author.rng().usize(..=commands.len()));
         let mut batch = Batch { replies: vec![None; commands.len()], commands, deaths };
@@ -260,7 +264,7 @@ impl Client {
                 started_over.insert(family, deaths);
             }
         }
-        self.note_deaths(&batch.deaths, &started_over);
+        self.note_deaths(&started_over);
         let relays_gone =
             self.author.relays().iter().any(|(relay, _)| self.oracle.agent(relay).is_none());
         if relays_gone {
@@ -335,16 +339,19 @@ impl Client {
     }
 
     /// Families whose shard died since the oracle was told of them are lost.
-    fn note_deaths(&mut self, at_start: &[u32], started_over: &BTreeMap<String, u32>) {
+    fn note_deaths(&mut self, started_over: &BTreeMap<String, u32>) {
         let families: BTreeSet<String> =
             self.oracle.keys().map(|key| family_of(key).to_owned()).collect();
         for family in families {
             let Some(home) = self.hub.home(&family) else { continue };
-            let told = started_over.get(&family).copied();
-            let told = told.unwrap_or(at_start[usize::from(home.0)]);
-            if told != self.hub.deaths_of(home) {
+            let heard = self.heard[usize::from(home.0)];
+            let heard = started_over.get(&family).copied().unwrap_or(heard);
+            if heard != self.hub.deaths_of(home) {
                 self.oracle.lose(&family);
             }
+        }
+        for (shard, heard) in (0..).zip(&mut self.heard) {
+            *heard = self.hub.deaths_of(ShardId(shard));
         }
     }
 }
@@ -424,8 +431,8 @@ impl Client {
         keys.insert(family.to_owned());
         let mut seen = Vec::new();
         for key in keys {
-            // What waits cannot be seen, so it is let go first.
-            let mut ops = vec![Op::Resume, Op::Info, Op::Versions];
+            // What waits and how many turns failed of late cannot be seen: it is let go, forgotten.
+            let mut ops = vec![Op::Resume, Op::Suspend, Op::Resume, Op::Info, Op::Versions];
             let agents = outcomes.iter().filter_map(|outcome| outcome.agent(&key));
             let ids: BTreeSet<u64> = agents.clone().flat_map(|agent| agent.version_ids()).collect();
             ops.extend(ids.into_iter().map(|id| Op::Diff { from: At::Id(id), to: None }));
