@@ -121,6 +121,13 @@ impl Oracle {
         queues.map(|queued| queued.ticket).collect()
     }
 
+    /// Whether all that comes later of a family is the same here and there.
+    pub fn is_alike(&self, other: &Oracle, family: &str) -> bool {
+        let (own, others) = (self.family(family), other.family(family));
+        own.map(|(key, agent)| (key, agent.hidden()))
+            .eq(others.map(|(key, agent)| (key, agent.hidden())))
+    }
+
     /// Takes over what another oracle says of a family. Nobody hears of what waits there any more.
     pub fn adopt(&mut self, family: &str, other: &Oracle) {
         self.agents.retain(|key, _| family_of(key) != family);
@@ -155,7 +162,11 @@ impl Oracle {
     fn admit(&mut self, ticket: usize, key: &str, op: &Op, fate: Fate) -> Option<Answer> {
         if let Op::Raw { refused, .. } = op {
             let answer = refused.map_or(Answer::Good, Answer::Refused);
-            return Some(if let Fate::Turned(code) = fate { Answer::Refused(code) } else { answer });
+            return Some(if let Fate::Turned(code) = fate {
+                Answer::Refused(code)
+            } else {
+                answer
+            });
         }
         if let Some(refused) = self.check(op) {
             return Some(refused);

@@ -114,7 +114,11 @@ fn setting(seed: u64) -> Setting {
     let gateway = RespConfig {
         payload_bytes_max: partition.payload_bytes_max,
         pipeline_max: if tight { pick(&mut rng, &[4_096, 8, 1]) as usize } else { 4_096 },
-        output_bytes_max: if tight { pick(&mut rng, &[16 << 20, 4_096]) as usize } else { 16 << 20 },
+        output_bytes_max: if tight {
+            pick(&mut rng, &[16 << 20, 4_096]) as usize
+        } else {
+            16 << 20
+        },
         ..RespConfig::default()
     };
     let world = WorldConfig {
@@ -129,7 +133,8 @@ fn setting(seed: u64) -> Setting {
     let node = SimPlan {
         world,
         shard_count: rng.u16(1..=4),
-        ring_bytes: pick(&mut rng, if tight { &[4_096] } else { &[4_096, 16_384, 65_536] }) as usize,
+        ring_bytes: pick(&mut rng, if tight { &[4_096] } else { &[4_096, 16_384, 65_536] })
+            as usize,
         frame_count: if tight { pick(&mut rng, &[24, 64, 512]) as usize } else { 4_096 },
         partition,
         gateway,

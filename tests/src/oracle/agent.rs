@@ -114,6 +114,13 @@ impl Agent {
         self.parent.as_deref()
     }
 
+    /// What no reply shows, but decides later ones.
+    pub(super) fn hidden(&self) -> impl PartialEq + '_ {
+        let images: Vec<&[u8]> = self.versions.values().map(|v| v.memory.bytes()).collect();
+        let counts = (self.next, self.suffix_last, self.recent_failures, self.unsealed);
+        (images, &self.seen, counts, self.is_sealed(), self.queue.len())
+    }
+
     pub(super) fn is_sealed(&self) -> bool {
         self.memory.same(&self.versions[&self.head].memory)
     }

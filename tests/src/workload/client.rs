@@ -108,9 +108,11 @@ impl Client {
             commands.push(Command::new(relay, Op::Create { image_bytes: 0 }));
         }
         if !self.oracle.rules().create_on_send {
-            let own = self.author.pool().into_iter().chain(
-                self.author.relays().into_iter().flat_map(|(_, targets)| targets),
-            );
+            let own = self
+                .author
+                .pool()
+                .into_iter()
+                .chain(self.author.relays().into_iter().flat_map(|(_, targets)| targets));
             commands.extend(own.map(|key| Command::new(key, Op::Create { image_bytes: 0 })));
             for key in super::author::shared_keys() {
                 // It exists if another client was first.
@@ -333,9 +335,7 @@ impl Client {
 
     fn died_since(&self, family: &str, batch: &Batch) -> bool {
         let home = self.hub.home(family);
-        home.is_some_and(|shard| {
-            batch.deaths[usize::from(shard.0)] != self.hub.deaths_of(shard)
-        })
+        home.is_some_and(|shard| batch.deaths[usize::from(shard.0)] != self.hub.deaths_of(shard))
     }
 
     /// Families whose shard died since the oracle was told of them are lost.
@@ -406,8 +406,8 @@ impl Client {
 
 /// After a fault.
 impl Client {
-    /// Finds out which of the possible outcomes of `tail` came true for a family. False: there are
-    /// too many to tell.
+    /// Finds out which of the possible outcomes of `tail` came true for a family. False: that cannot
+    /// be told.
     async fn find_out(&mut self, family: &str, batch: &Batch, tail: &[usize]) -> bool {
         if template(family) == "relay" || self.died_since(family, batch) {
             return false;
@@ -456,13 +456,17 @@ impl Client {
             })
         };
         let count = outcomes.len();
-        let Some(outcome) = outcomes.iter_mut().find_map(|o| fits(o).then_some(o)) else {
+        outcomes.retain_mut(fits);
+        let Some(outcome) = outcomes.first() else {
             self.show(batch);
             panic!(
                 "{family} is as none of the {count} outcomes of {tail:?} says: {}",
                 short(&seen)
             );
         };
+        if !outcomes.iter().all(|other| other.is_alike(outcome, family)) {
+            return false;
+        }
         self.hub.log(family, || format!("one of {count} outcomes of {tail:?}: {}", short(&seen)));
         self.oracle.adopt(family, outcome);
         true
@@ -476,16 +480,19 @@ impl Client {
         command: &Command,
         batch: &Batch,
     ) -> Vec<Oracle> {
+        // A relay that was lost says so itself.
+        let relayed = command.key != batch.commands[ticket].key;
+        let own = |reply: &&Value| !(relayed && code_of(reply) == Some("LOST"));
         let tell = |fate| {
             let mut after = before.clone();
             after.tell(ticket, &command.key, &command.op, fate);
             let answers = after.answers();
             let fits = |(ticket, answer): &(usize, Answer)| {
-                batch.reply(*ticket).is_none_or(|reply| answer.is(reply))
+                batch.reply(*ticket).filter(own).is_none_or(|reply| answer.is(reply))
             };
             answers.iter().all(fits).then_some(after)
         };
-        if let Some(reply) = batch.reply(ticket) {
+        if let Some(reply) = batch.reply(ticket).filter(own) {
             return tell(self.fate(command, reply)).into_iter().collect();
         }
         let mut outcomes = vec![before.clone()];
@@ -505,7 +512,8 @@ impl Client {
     /// Ends whatever there is of a family, after making sure that what died is said to be lost.
     async fn start_over(&mut self, family: &str, batch: &Batch, tail: &[usize]) {
         self.hub.log(family, || format!("{family} starts over"));
-        let mut keys: BTreeSet<String> = self.oracle.family(family).map(|(k, _)| k.into()).collect();
+        let mut keys: BTreeSet<String> =
+            self.oracle.family(family).map(|(k, _)| k.into()).collect();
         let lived = keys.clone();
         keys.extend(self.oracle.lost().filter(|k| family_of(k) == family).map(str::to_owned));
         keys.insert(family.to_owned());
@@ -628,7 +636,8 @@ impl Client {
         let bytes = value.as_bytes().filter(|bytes| bytes.len() == 8);
         let count = bytes.map_or(0, |b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
         let strict = !self.hub.busy && !self.hub.full && !self.hub.faults;
-        let least = if strict && self.oracle.rules().create_on_send { self.unawaited_min } else { 0 };
+        let least =
+            if strict && self.oracle.rules().create_on_send { self.unawaited_min } else { 0 };
         let range = least..=self.unawaited_max;
         assert!(range.contains(&count), "{key} is {count}, sent: {range:?}");
         if code_of(&value).is_none() {
