@@ -9,7 +9,9 @@
 mod author;
 mod client;
 mod hub;
+mod last_look;
 mod link;
+mod recovery;
 
 use crate::oracle::{Oracle, Rules};
 use crate::sim_node::{SimNode, SimPlan};
@@ -31,6 +33,9 @@ const STILL: Nanos = Nanos::from_ms(30_000);
 
 /// A wake-up that was lost is made up for by a loop's longest sleep, which is longer than this.
 const LATE: Nanos = Nanos::from_ms(50);
+
+/// A client at work; `None` once it has finished.
+type Task = Option<Pin<Box<dyn Future<Output = ()>>>>;
 
 /// What a seed is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,7 +168,7 @@ pub fn run(seed: u64) -> Outcome {
     let shard_count = node.plan().shard_count;
     let hub = Hub::new(node.world.clone(), shard_count, busy, mode == Mode::Tight, faults);
     let hub = Rc::new(hub);
-    let mut futures: Vec<Option<Pin<Box<dyn Future<Output = ()>>>>> = Vec::new();
+    let mut futures: Vec<Task> = Vec::new();
     for me in 0..clients {
         let author = Author::new(me, rng.u64(..), held);
         let plan = Plan { me, batch_count, cut_percent };
@@ -208,7 +213,7 @@ pub fn run(seed: u64) -> Outcome {
 }
 
 /// Lets every client do what it can. False: all have finished.
-fn poll_all(futures: &mut [Option<Pin<Box<dyn Future<Output = ()>>>>]) -> bool {
+fn poll_all(futures: &mut [Task]) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     let mut left = false;
     for slot in futures {
@@ -235,7 +240,7 @@ fn audit(node: &mut SimNode, hub: &Rc<Hub>) {
             client::ask_alone(&hub, &["AGENT.TERMINATE", &key]).await;
         }
     };
-    let mut futures: Vec<Option<Pin<Box<dyn Future<Output = ()>>>>> = vec![Some(Box::pin(look))];
+    let mut futures: Vec<Task> = vec![Some(Box::pin(look))];
     for _ in 0..10_000_000 {
         if !poll_all(&mut futures) {
             return;

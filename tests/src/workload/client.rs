@@ -1,8 +1,8 @@
 //! One simulated client: sends batches, compares every reply with the oracle, looks at everything
 //! at the end.
 //!
-//! Owns: its connection, its oracle, and finding out what is true after a fault.
-//! Not: what it asks (`author`), what is right (`oracle`).
+//! Owns: its connection and its oracle.  [`super::recovery`] finds out what is true after a fault,
+//! [`super::last_look`] compares everything.  Not: what it asks (`author`), what is right (`oracle`).
 //! C1  a reply that can be known is known; what cannot be known (a full queue or arena, a deadline,
 //!     the tail of a broken connection) is one of its possible outcomes.
 //! C2  replies come; a client that waits for long lets go of what it has suspended, and nothing
@@ -11,7 +11,7 @@
 use super::author::Author;
 use super::hub::Hub;
 use super::link::{Got, Link};
-use crate::op::{At, Command, Op};
+use crate::op::{Command, Op};
 use crate::oracle::answer::{Answer, code_of};
 use crate::oracle::{Fate, Oracle, family_of, template};
 use heronry_engine::{Nanos, ShardId};
@@ -22,15 +22,13 @@ use std::rc::Rc;
 /// A client that waits this long lets go of its suspended agents.
 const PATIENCE: Nanos = Nanos::from_ms(1_000);
 /// Whatever is under way in a node has come to its end after this time.
-const QUIET: Nanos = Nanos::from_ms(300);
-/// Most outcomes that are followed up after a fault.
-const OUTCOMES_MAX: usize = 400;
+pub(super) const QUIET: Nanos = Nanos::from_ms(300);
 
 /// The ticket of a question that is not of the batch.
-const ASKED: usize = usize::MAX - 1;
+pub(super) const ASKED: usize = usize::MAX - 1;
 
 /// Bytes of an image read at once.
-const PART: u64 = 30_000;
+pub(super) const PART: u64 = 30_000;
 
 /// What is known of a client's run.
 pub struct Plan {
@@ -44,20 +42,21 @@ pub struct Plan {
 
 /// One client.
 pub struct Client {
-    hub: Rc<Hub>,
-    plan: Plan,
-    author: Author,
-    oracle: Oracle,
+    pub(super) hub: Rc<Hub>,
+    pub(super) plan: Plan,
+    pub(super) author: Author,
+    pub(super) oracle: Oracle,
     link: Option<Link>,
     /// Deaths per shard that the oracle has heard of.
     heard: Vec<u32>,
-    unawaited_max: i64,
-    unawaited_min: i64,
+    /// Messages that relays may have sent on without waiting, and those that they surely have.
+    pub(super) unawaited_max: i64,
+    pub(super) unawaited_min: i64,
 }
 
 /// What became of a batch.
-struct Batch {
-    commands: Vec<Command>,
+pub(super) struct Batch {
+    pub(super) commands: Vec<Command>,
     replies: Vec<Option<Value>>,
     /// Deaths per shard when it began.
     deaths: Vec<u32>,
@@ -65,7 +64,7 @@ struct Batch {
 
 impl Batch {
     /// A reply that says what happened.
-    fn reply(&self, ticket: usize) -> Option<&Value> {
+    pub(super) fn reply(&self, ticket: usize) -> Option<&Value> {
         let reply = self.replies.get(ticket)?.as_ref();
         reply.filter(|reply| code_of(reply) != Some("TRYAGAIN"))
     }
@@ -127,7 +126,7 @@ impl Client {
     }
 
     /// Sends a batch and compares what comes back.
-    async fn play(&mut self, commands: Vec<Command>, may_cut: bool) {
+    pub(super) async fn play(&mut self, commands: Vec<Command>, may_cut: bool) {
         self.note_deaths(&BTreeMap::new());
         let deaths = self.heard.clone();
         let cut = may_cut && self.author.rng().u8(..100) < self.plan.cut_percent;
@@ -205,7 +204,7 @@ impl Client {
     }
 
     /// Asks until there is an answer of more use than "not now". For what may be asked twice.
-    async fn ask(&mut self, command: &Command) -> Value {
+    pub(super) async fn ask(&mut self, command: &Command) -> Value {
         loop {
             let mut link = self.link().await;
             link.send(std::slice::from_ref(command));
@@ -299,7 +298,7 @@ impl Client {
         assert!(answers.is_empty(), "answers to nothing: {answers:?}");
     }
 
-    fn show(&self, batch: &Batch) {
+    pub(super) fn show(&self, batch: &Batch) {
         for (ticket, (command, reply)) in batch.commands.iter().zip(&batch.replies).enumerate() {
             eprintln!("  {ticket}: {} -> {}", short(command), short(reply));
         }
@@ -315,7 +314,7 @@ impl Client {
     }
 
     /// What only the reply can tell (C1).
-    fn fate(&self, command: &Command, reply: &Value) -> Fate {
+    pub(super) fn fate(&self, command: &Command, reply: &Value) -> Fate {
         match (code_of(reply), &command.op) {
             (Some("BUSY"), _) if self.hub.busy => Fate::Turned("BUSY"),
             (Some("TRYAGAIN"), Op::Raw { .. }) if self.hub.faults => Fate::Turned("TRYAGAIN"),
@@ -333,7 +332,7 @@ impl Client {
         families.filter(|family| self.died_since(family, batch)).collect()
     }
 
-    fn died_since(&self, family: &str, batch: &Batch) -> bool {
+    pub(super) fn died_since(&self, family: &str, batch: &Batch) -> bool {
         let home = self.hub.home(family);
         home.is_some_and(|shard| batch.deaths[usize::from(shard.0)] != self.hub.deaths_of(shard))
     }
@@ -404,248 +403,6 @@ impl Client {
     }
 }
 
-/// After a fault.
-impl Client {
-    /// Finds out which of the possible outcomes of `tail` came true for a family. False: that cannot
-    /// be told.
-    async fn find_out(&mut self, family: &str, batch: &Batch, tail: &[usize]) -> bool {
-        if template(family) == "relay" || self.died_since(family, batch) {
-            return false;
-        }
-        let mut outcomes = vec![self.oracle.clone()];
-        for ticket in tail {
-            let command = own_part(&batch.commands[*ticket], family);
-            outcomes = outcomes
-                .iter()
-                .flat_map(|before| self.outcomes(before, *ticket, &command, batch))
-                .collect();
-            if outcomes.len() > OUTCOMES_MAX {
-                return false;
-            }
-        }
-        // What was answered does not wait.
-        let unanswered = |ticket: &usize| batch.reply(*ticket).is_none();
-        outcomes.retain(|outcome| outcome.waiting(family).iter().all(unanswered));
-        let keys = outcomes.iter().flat_map(|outcome| outcome.family(family).map(|(key, _)| key));
-        let mut keys: BTreeSet<String> = keys.map(str::to_owned).collect();
-        keys.insert(family.to_owned());
-        let mut seen = Vec::new();
-        for key in keys {
-            // What waits and how many turns failed of late cannot be seen: it is let go, forgotten.
-            let mut ops = vec![Op::Resume, Op::Suspend, Op::Resume, Op::Info, Op::Versions];
-            let agents = outcomes.iter().filter_map(|outcome| outcome.agent(&key));
-            let ids: BTreeSet<u64> = agents.clone().flat_map(|agent| agent.version_ids()).collect();
-            ops.extend(ids.into_iter().map(|id| Op::Diff { from: At::Id(id), to: None }));
-            let len_max = agents.map(|agent| agent.memory().len() as u64).max().unwrap_or(0);
-            let parts = (0..=len_max / PART).map(|part| part * PART);
-            ops.extend(parts.map(|offset| Op::Read { offset, len: PART }));
-            for op in ops {
-                let command = Command::new(key.clone(), op);
-                let value = self.ask(&command).await;
-                seen.push((command, value));
-            }
-        }
-        if self.died_since(family, batch) {
-            return false;
-        }
-        let fits = |outcome: &mut Oracle| {
-            seen.iter().all(|(command, value)| {
-                outcome.tell(ASKED, &command.key, &command.op, Fate::Served(None));
-                let answers = outcome.answers();
-                answers.iter().all(|(ticket, answer)| *ticket != ASKED || answer.is(value))
-            })
-        };
-        let count = outcomes.len();
-        outcomes.retain_mut(fits);
-        let Some(outcome) = outcomes.first() else {
-            self.show(batch);
-            panic!(
-                "{family} is as none of the {count} outcomes of {tail:?} says: {}",
-                short(&seen)
-            );
-        };
-        if !outcomes.iter().all(|other| other.is_alike(outcome, family)) {
-            return false;
-        }
-        self.hub.log(family, || format!("one of {count} outcomes of {tail:?}: {}", short(&seen)));
-        self.oracle.adopt(family, outcome);
-        true
-    }
-
-    /// What may have come of an operation.
-    fn outcomes(
-        &self,
-        before: &Oracle,
-        ticket: usize,
-        command: &Command,
-        batch: &Batch,
-    ) -> Vec<Oracle> {
-        // A relay that was lost says so itself.
-        let relayed = command.key != batch.commands[ticket].key;
-        let own = |reply: &&Value| !(relayed && code_of(reply) == Some("LOST"));
-        let tell = |fate| {
-            let mut after = before.clone();
-            after.tell(ticket, &command.key, &command.op, fate);
-            let answers = after.answers();
-            let fits = |(ticket, answer): &(usize, Answer)| {
-                batch.reply(*ticket).filter(own).is_none_or(|reply| answer.is(reply))
-            };
-            answers.iter().all(fits).then_some(after)
-        };
-        if let Some(reply) = batch.reply(ticket).filter(own) {
-            return tell(self.fate(command, reply)).into_iter().collect();
-        }
-        let mut outcomes = vec![before.clone()];
-        outcomes.extend(tell(Fate::Served(None)));
-        if command.op == Op::Commit
-            && let Some(parent) = before.agent(&command.key).and_then(|a| a.parent())
-        {
-            let head = before.agent(parent).map(|parent| parent.head());
-            outcomes.extend(tell(Fate::Served(head)));
-        }
-        if self.hub.full && command.op.runs_turn() {
-            outcomes.extend(tell(Fate::Full));
-        }
-        outcomes
-    }
-
-    /// Ends whatever there is of a family, after making sure that what died is said to be lost.
-    async fn start_over(&mut self, family: &str, batch: &Batch, tail: &[usize]) {
-        self.hub.log(family, || format!("{family} starts over"));
-        let mut keys: BTreeSet<String> =
-            self.oracle.family(family).map(|(k, _)| k.into()).collect();
-        let lived = keys.clone();
-        keys.extend(self.oracle.lost().filter(|k| family_of(k) == family).map(str::to_owned));
-        keys.insert(family.to_owned());
-        let mut steady = self.died_since(family, batch);
-        for ticket in tail {
-            let command = own_part(&batch.commands[*ticket], family);
-            let forks = |op: &Op| matches!(op, Op::Fork { .. });
-            steady &= !forks(&command.op)
-                && !matches!(command.op, Op::Create { .. } | Op::Terminate | Op::Commit);
-            if forks(&command.op) {
-                let mut after = self.oracle.clone();
-                after.tell(0, &command.key, &command.op, Fate::Served(None));
-                keys.extend(after.family(family).map(|(key, _)| key.to_owned()));
-                keys.extend((1..60).map(|number| format!("{}~{number}", command.key)));
-                keys.extend(["a", "b"].map(|suffix| format!("{}~{suffix}", command.key)));
-            }
-        }
-        for key in keys {
-            let read = Command::new(key.clone(), Op::Read { offset: 0, len: 0 });
-            let value = self.ask(&read).await;
-            let lost = code_of(&value) == Some("LOST");
-            if steady && lived.contains(&key) {
-                assert!(lost, "{key} died with its shard, and says {value:?}");
-            }
-            if code_of(&value).is_none() {
-                // What waits for an agent that ends would make it anew.
-                self.ask(&Command::new(key.clone(), Op::Resume)).await;
-                let ended = self.ask(&Command::new(key.clone(), Op::Terminate)).await;
-                let died = matches!(code_of(&ended), Some("LOST" | "NOAGENT"));
-                assert!(Answer::Done.is(&ended) || died, "{key} cannot be ended: {ended:?}");
-            }
-            let known = lost || code_of(&value).is_none() || code_of(&value) == Some("NOAGENT");
-            assert!(known, "{key} says {value:?}");
-            let value = self.ask(&read).await;
-            self.oracle.forget(&key, code_of(&value) == Some("LOST"));
-        }
-    }
-}
-
-/// At the end.
-impl Client {
-    /// Reads every image and every version of every agent.
-    async fn read_back(&mut self) {
-        let keys: Vec<String> = self.oracle.keys().map(str::to_owned).collect();
-        for key in keys {
-            let ops = [Op::Resume, Op::Info, Op::Versions];
-            self.play(ops.into_iter().map(|op| Command::new(&key, op)).collect(), false).await;
-            let Some(agent) = self.oracle.agent(&key) else { continue };
-            let ids = agent.version_ids();
-            self.read_whole(&key).await;
-            for id in ids {
-                let to = Some(At::Id(id));
-                self.play(vec![Command::new(&key, Op::Rollback { to })], false).await;
-                self.read_whole(&key).await;
-            }
-        }
-    }
-
-    async fn read_whole(&mut self, key: &str) {
-        let Some(agent) = self.oracle.agent(key) else { return };
-        let parts = (0..=agent.memory().len() as u64 / PART).map(|part| part * PART);
-        let parts = parts.map(|offset| Command::new(key, Op::Read { offset, len: PART }));
-        self.play(parts.collect(), false).await;
-    }
-
-    /// Walks AGENT.LIST and finds exactly what lives, and what is lost.
-    async fn check_list(&mut self) {
-        let unawaited = self.author.unawaited();
-        for lost in [false, true] {
-            let found = self.walk(lost).await;
-            let found: BTreeSet<String> = found.into_iter().filter(|k| *k != unawaited).collect();
-            let expected: BTreeSet<String> = match lost {
-                false => self.oracle.keys().map(str::to_owned).collect(),
-                true => self.oracle.lost().map(str::to_owned).collect(),
-            };
-            assert_eq!(found, expected, "AGENT.LIST, lost: {lost}");
-        }
-    }
-
-    async fn walk(&mut self, lost: bool) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut cursor = "0".to_owned();
-        let count = self.author.rng().u32(1..20).to_string();
-        let pattern = format!("*/c{}-*", self.plan.me);
-        loop {
-            let words = ["AGENT.LIST", "CURSOR", &cursor, "MATCH", &pattern, "COUNT", &count];
-            let mut words: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).into();
-            words.extend(lost.then(|| b"LOST".to_vec()));
-            let value = self.ask(&Command::new("", Op::Raw { words, refused: None })).await;
-            let Some([next, keys]) = value.as_slice() else { panic!("AGENT.LIST: {value:?}") };
-            let keys = keys.as_slice().unwrap_or_default();
-            found.extend(keys.iter().filter_map(Value::as_str).map(str::to_owned));
-            cursor = next.as_str().expect("a cursor").to_owned();
-            if cursor == "0" {
-                return found;
-            }
-        }
-    }
-
-    /// Ends all agents; then none is listed.
-    async fn end_all(&mut self) {
-        let keys: Vec<String> = self.oracle.keys().map(str::to_owned).collect();
-        for key in keys {
-            let terminate = Command::new(key.clone(), Op::Terminate);
-            let value = self.ask(&terminate).await;
-            // A first try whose connection broke may have ended it.
-            let ended = self.hub.faults && code_of(&value) == Some("NOAGENT");
-            assert!(Answer::Done.is(&value) || ended, "{key} does not end: {value:?}");
-        }
-        self.check_unawaited().await;
-        let left = self.walk(false).await;
-        assert!(left.is_empty(), "all were ended, but not {left:?}");
-    }
-
-    async fn check_unawaited(&mut self) {
-        self.hub.sleep(QUIET).await;
-        let key = self.author.unawaited();
-        let read = Command::new(key.clone(), Op::Read { offset: 0, len: 8 });
-        let value = self.ask(&read).await;
-        let bytes = value.as_bytes().filter(|bytes| bytes.len() == 8);
-        let count = bytes.map_or(0, |b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
-        let strict = !self.hub.busy && !self.hub.full && !self.hub.faults;
-        let least =
-            if strict && self.oracle.rules().create_on_send { self.unawaited_min } else { 0 };
-        let range = least..=self.unawaited_max;
-        assert!(range.contains(&count), "{key} is {count}, sent: {range:?}");
-        if code_of(&value).is_none() {
-            self.ask(&Command::new(key, Op::Terminate)).await;
-        }
-    }
-}
-
 /// Asks on a connection of its own until there is an answer of more use than "not now".
 pub async fn ask_alone(hub: &Rc<Hub>, words: &[&str]) -> Value {
     let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -692,7 +449,7 @@ fn own_message(command: &Command) -> Option<(String, Vec<u8>)> {
 }
 
 /// What a command is to `family`: itself, or the message that a relay passes on to it.
-fn own_part(command: &Command, family: &str) -> Command {
+pub(super) fn own_part(command: &Command, family: &str) -> Command {
     let mut part = command.clone();
     while family_of(&part.key) != family || template(&part.key) == "relay" {
         let Some((to, payload)) = own_message(&part) else { break };
@@ -706,7 +463,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// What a person can read of something long.
-fn short(what: &impl std::fmt::Debug) -> String {
+pub(super) fn short(what: &impl std::fmt::Debug) -> String {
     let mut text = format!("{what:?}");
     if text.len() > 1_500 {
         let cut = (0..=1_500).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
