@@ -361,14 +361,14 @@ impl Author {
         let (relay, targets) = &relays[self.rng.usize(..relays.len())];
         let target = &targets[self.rng.usize(..targets.len())];
         let me = self.me;
-        let inner = match self.rng.u8(..12) {
+        let inner = match self.rng.u8(..16) {
             0 => b"!bad".to_vec(),
             1 => format!("nothing/c{me} hello").into_bytes(),
             2 => format!("counter/c{me}~absent 1").into_bytes(),
             3 => format!("!{} 1", self.unawaited()).into_bytes(),
             // What comes back to the relay queues up behind what was sent to it since.
             4 => format!("{relay} echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
-            5 => format!("echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
+            5..8 => format!("echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
             _ => {
                 let message = match template(target) {
                     "counter" => self.counter(),
@@ -379,7 +379,10 @@ impl Author {
                 format!("{target} {message}").into_bytes()
             }
         };
-        let id = None;
+        // A retry waits with the first try while that is open, and then has its reply, whatever came
+        // of it; only a reply that is always good is the same either way.
+        let always_good = inner.starts_with(format!("echo/c{me}-t ").as_bytes());
+        let id = (always_good && self.rng.bool()).then(|| format!("r{}", self.rng.u8(..3)));
         let op = Op::Send { payload: inner, id, timeout_ms: None };
         batch.push(Command::new(relay.clone(), op));
     }
