@@ -96,8 +96,8 @@ pub enum Refusal {
     },
     /// No memory left in the shard's arena; the turn was undone.
     #[error(
-        "the arena of shard {} is full ({used_bytes} of {arena_bytes} bytes); terminate agents, \
-         drop checkpoints or raise shards.arena_bytes", shard.0
+        "the arena of shard {} is full ({used_bytes} of {arena_bytes} bytes); terminate agents \
+         or raise shards.arena_bytes", shard.0
     )]
     Full {
         /// The shard.

@@ -166,7 +166,7 @@ impl Partition {
             key: self.key_text(slot),
             version: match wanted {
                 VersionRef::Id(id) => id.0.to_string(),
-                VersionRef::Label(label) => String::from_utf8_lossy(label).into(),
+                VersionRef::Label(label) => format!("@{}", String::from_utf8_lossy(label)),
             },
         })
     }
