@@ -3,7 +3,7 @@
 //! Owns: the shards' processes (or threads), their shared memory, eventfds and rosters.
 //! Not: agents; it never touches one.
 //! U1  a shard that ends without being asked to is started again, until it has done so more than
-//!     `restart_max` times within `restart_window`; then the node stops and says so.
+//!     `restart_max` times within `restart_window`; then it stays down and the others serve on.
 //! U2  no shard process outlives the thread in `supervise`: the kernel ends it (S2 of `seat`).
 //! U3  asked to stop, every shard ends by itself, or is killed after `STOP_WAIT`.
 
@@ -25,6 +25,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Set for shard processes: they are started by a supervisor, not by hand.
+pub const SEAT_VARIABLE: &str = "HERONRY_SEAT";
 /// How often the supervisor looks at heartbeats.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 /// How long a shard may take to stop by itself (U3).
@@ -61,6 +63,9 @@ pub struct NodePlan {
     pub hang: Duration,
 }
 
+/// Takes what the supervisor saw.
+pub type Notify<'n> = dyn FnMut(&Shared, Notice) + 'n;
+
 /// What a shard runs: the composition root's function.
 pub type RunShard = fn(Seat) -> Result<(), ShardError>;
 
@@ -82,6 +87,17 @@ pub enum Notice {
         how: String,
         /// When it starts again.
         pause: Duration,
+    },
+    /// A shard ended too often and stays down; the others serve on (U1).
+    GivenUp {
+        /// Which.
+        shard: ShardId,
+        /// How often it ended.
+        count: usize,
+        /// Within which time.
+        window: Duration,
+        /// How it ended the last time.
+        how: String,
     },
     /// A restarted shard is up again.
     Back {
@@ -133,21 +149,9 @@ pub enum SupervisorError {
         /// How it ended.
         how: String,
     },
-    /// A shard kept ending (U1).
-    #[error(
-        "shard {} ended {count} times within {} s, last: {how}; shards.restart_max allows less",
-        shard.0, window.as_secs()
-    )]
-    Restarts {
-        /// Which.
-        shard: ShardId,
-        /// How often.
-        count: usize,
-        /// Within which time.
-        window: Duration,
-        /// How it ended the last time.
-        how: String,
-    },
+    /// The last shard was given up (U1); the log says why each was.
+    #[error("no shard is left: each ended more often than shards.restart_max allows")]
+    AllDown,
     /// A shard had to be killed at the end (U3).
     #[error("shard {} did not stop within {} s and was killed", shard.0, STOP_WAIT.as_secs())]
     Stop {
@@ -162,13 +166,13 @@ pub fn supervise(
     plan: NodePlan,
     run: RunShard,
     stop: Receiver<()>,
-    notice: &mut dyn FnMut(&Shared, Notice),
+    notice: &mut Notify<'_>,
 ) -> Result<(), SupervisorError> {
     let mut node = Node::new(plan, run)?;
     let (signals, listening) = signals()?;
     let watch = tick(WATCH_EVERY);
     let outcome = loop {
-        if let Err(error) = node.reap(notice).and_then(|()| node.start_due()) {
+        if let Err(error) = node.reap(notice).and_then(|()| node.start_due(notice)) {
             break Err(error);
         }
         node.watch(notice);
@@ -224,6 +228,7 @@ struct Post {
     life: Life,
     /// When it ended, each time within the window.
     ends: Vec<Instant>,
+    started_at: Instant,
     /// When it ended, until it is up again.
     ended_at: Option<Instant>,
     reported_turn: Nanos,
@@ -245,6 +250,7 @@ impl Node {
         let posts = plan.seats.iter().map(|_| Post {
             life: Life::Due { at: Instant::now() },
             ends: Vec::new(),
+            started_at: Instant::now(),
             ended_at: None,
             reported_turn: Nanos(0),
         });
@@ -259,13 +265,20 @@ impl Node {
         })
     }
 
-    /// Starts every shard whose time has come.
-    fn start_due(&mut self) -> Result<(), SupervisorError> {
+    /// Starts every shard whose time has come. One that cannot be started now counts as ended.
+    fn start_due(&mut self, notice: &mut Notify<'_>) -> Result<(), SupervisorError> {
         for idx in 0..self.posts.len() {
-            if matches!(self.posts[idx].life, Life::Due { at } if at <= Instant::now()) {
-                let seat = self.seat(idx)?;
-                self.shared.set_state(seat.plan.shard, ShardState::Starting);
-                self.posts[idx].life = self.start(seat)?;
+            if !matches!(self.posts[idx].life, Life::Due { at } if at <= Instant::now()) {
+                continue;
+            }
+            self.shared.set_state(self.plan.seats[idx].shard, ShardState::Starting);
+            self.posts[idx].started_at = Instant::now();
+            match self.seat(idx).and_then(|seat| self.start(seat)) {
+                Ok(life) => self.posts[idx].life = life,
+                Err(error) if self.ready => {
+                    self.note_end(idx, format!("it cannot be started: {error}"), notice)?;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -300,47 +313,70 @@ impl Node {
                     .map(|(idx, fd)| FdMapping { parent_fd: fd, child_fd: Seat::child_fd(idx) });
                 let mut command = Command::new("/proc/self/exe");
                 // Its own group: Ctrl-C reaches the supervisor, which stops its shards in order.
-                command.arg("shard").stdin(Stdio::null()).process_group(0);
+                command.arg0(format!("heronry-{name}")).arg("shard").env(SEAT_VARIABLE, "1");
+                command.stdin(Stdio::null()).process_group(0);
                 command.fd_mappings(mappings.collect()).map_err(io::Error::other)?;
                 Ok(Life::Process { child: command.spawn()? })
             }
         }
     }
 
-    /// Notes which shards have ended, and when they start again (U1).
-    fn reap(&mut self, notice: &mut dyn FnMut(&Shared, Notice)) -> Result<(), SupervisorError> {
-        for (idx, post) in self.posts.iter_mut().enumerate() {
-            let shard = self.plan.seats[idx].shard;
-            let Some(how) = ended(&mut post.life)? else { continue };
-            self.shared.set_state(shard, ShardState::Down);
-            if !self.ready {
-                post.life = Life::Over;
-                return Err(SupervisorError::Start { shard, how });
+    /// Notes which shards have ended.
+    fn reap(&mut self, notice: &mut Notify<'_>) -> Result<(), SupervisorError> {
+        for idx in 0..self.posts.len() {
+            if let Some(how) = ended(&mut self.posts[idx].life)? {
+                self.note_end(idx, how, notice)?;
             }
-            ring_all(&self.eventfds);
-            let window = self.plan.restart_window;
-            post.ends.retain(|end| end.elapsed() < window);
-            post.ends.push(Instant::now());
-            let count = post.ends.len();
-            if count > self.plan.restart_max as usize {
-                post.life = Life::Over;
-                return Err(SupervisorError::Restarts { shard, count, window, how });
-            }
-            let pause = if count <= 2 { Duration::ZERO } else { PAUSE };
-            self.shared.block(shard).count_restart();
-            post.life = Life::Due { at: Instant::now() + pause };
-            post.ended_at = Some(Instant::now());
-            notice(&self.shared, Notice::Ended { shard, how, pause });
         }
         Ok(())
     }
 
+    /// A shard has ended: when it starts again, if it does (U1).
+    fn note_end(
+        &mut self,
+        idx: usize,
+        how: String,
+        notice: &mut Notify<'_>,
+    ) -> Result<(), SupervisorError> {
+        let shard = self.plan.seats[idx].shard;
+        let post = &mut self.posts[idx];
+        post.life = Life::Over;
+        self.shared.set_state(shard, ShardState::Down);
+        if !self.ready {
+            return Err(SupervisorError::Start { shard, how });
+        }
+        ring_all(&self.eventfds);
+        let window = self.plan.restart_window;
+        post.ends.retain(|end| end.elapsed() < window);
+        post.ends.push(Instant::now());
+        let count = post.ends.len();
+        if count > self.plan.restart_max as usize {
+            notice(&self.shared, Notice::GivenUp { shard, count, window, how });
+            if self.posts.iter().all(|post| matches!(post.life, Life::Over)) {
+                return Err(SupervisorError::AllDown);
+            }
+            return Ok(());
+        }
+        let pause = if count <= 2 { Duration::ZERO } else { PAUSE };
+        self.shared.block(shard).count_restart();
+        post.life = Life::Due { at: Instant::now() + pause };
+        post.ended_at = Some(Instant::now());
+        notice(&self.shared, Notice::Ended { shard, how, pause });
+        Ok(())
+    }
+
     /// Looks at states, heartbeats and running turns.
-    fn watch(&mut self, notice: &mut dyn FnMut(&Shared, Notice)) {
+    fn watch(&mut self, notice: &mut Notify<'_>) {
         let now = Nanos(heronry_numa::Clock::new(self.plan.seats[0].calibration).now_ns());
         for (idx, post) in self.posts.iter_mut().enumerate() {
             let shard = self.plan.seats[idx].shard;
             let block = self.shared.block(shard);
+            let hang = self.plan.hang;
+            if block.state() == ShardState::Starting {
+                kill_if_silent(post, shard, post.started_at.elapsed(), hang, &mut |hung| {
+                    notice(&self.shared, hung);
+                });
+            }
             if block.state() != ShardState::Up {
                 continue;
             }
@@ -355,13 +391,7 @@ impl Node {
                 }
             }
             let silent = Duration::from_nanos(now.since(block.heartbeat()).0);
-            if silent > self.plan.hang
-                && let Life::Process { child, .. } = &mut post.life
-            {
-                notice(&self.shared, Notice::Hung { shard, silent });
-                // Fails only when it has just ended by itself, which `reap` will see.
-                let _ = child.kill();
-            }
+            kill_if_silent(post, shard, silent, hang, &mut |hung| notice(&self.shared, hung));
         }
         let up = |seat: &SeatPlan| self.shared.block(seat.shard).state() == ShardState::Up;
         if !self.ready && self.plan.seats.iter().all(up) {
@@ -421,6 +451,23 @@ impl Drop for Node {
                 let _ = child.wait();
             }
         }
+    }
+}
+
+/// Kills a process shard that shows no sign of life; `reap` then sees it end.
+fn kill_if_silent(
+    post: &mut Post,
+    shard: ShardId,
+    silent: Duration,
+    hang: Duration,
+    notice: &mut dyn FnMut(Notice),
+) {
+    if silent > hang
+        && let Life::Process { child } = &mut post.life
+    {
+        notice(Notice::Hung { shard, silent });
+        // Fails only when it has just ended by itself.
+        let _ = child.kill();
     }
 }
 

@@ -54,9 +54,13 @@ impl Partition {
         let top = self.hot.counts.top(HOTTEST_COUNT_MAX);
         let keys = top.iter().filter_map(|estimate| {
             let key = self.key_of(estimate.key)?.detached();
-            Some((key, estimate.count * SAMPLE_EVERY))
+            // What is certain: where all are equally busy, the bare counts say nothing.
+            let certain = estimate.count - estimate.error;
+            (certain > 0).then_some((key, certain * SAMPLE_EVERY))
         });
-        keys.collect()
+        let mut keys: Vec<(AgentKey, u64)> = keys.collect();
+        keys.sort_by(|(a, a_turns), (b, b_turns)| b_turns.cmp(a_turns).then(a.cmp(b)));
+        keys
     }
 }
 

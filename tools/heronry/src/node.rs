@@ -54,7 +54,7 @@ fn templates() -> Vec<&'static dyn Behaviour> {
 pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
     let config = config::of_node(&options)?;
     let ground = Ground::take(&config)?;
-    let (plan, tcp) = plan(&config, &ground)?;
+    let (plan, tcp, _socket) = plan(&config, &ground)?;
     let shard_count = plan.seats.len();
     let (stop, stopped) = bounded(1);
     let ready =
@@ -62,9 +62,9 @@ pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
     let mut demo = options.demo.then(|| Demo::new(global, &ground, output, stop.clone()));
     let outcome = supervisor::supervise(plan, serve::run_boxed, stopped, &mut |_, notice| {
         if matches!(notice, Notice::Ready) {
-            greet(&ready, tcp, &ground, options.demo);
-            if let Some(demo) = &mut demo {
-                demo.begin();
+            match &mut demo {
+                Some(demo) => demo.begin(),
+                None => greet(&ready, tcp, &ground, &config),
             }
         } else {
             eprintln!("heronry: {}", line(&notice));
@@ -81,21 +81,21 @@ pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
 
 /// The role of a shard process: takes the seat that the supervisor left, and serves.
 pub fn shard() -> Result<()> {
-    // The kernel ends this process with its supervisor, however that ends.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let seat = Seat::inherit()?;
     let shard = seat.plan.shard;
     serve::run(seat).with_context(|| format!("shard {}", shard.0))
 }
 
-fn greet(ready: &str, tcp: SocketAddr, ground: &Ground, demo: bool) {
-    if demo {
-        return;
-    }
+fn greet(ready: &str, tcp: SocketAddr, ground: &Ground, config: &Config) {
     println!("{ready}");
-    eprintln!("heronry: talk to it with: redis-cli -p {} AGENT.CREATE notebook/a", tcp.port());
+    let program = std::env::args().next().unwrap_or_else(|| "heronry".into());
+    let (host, port) = (tcp.ip(), tcp.port());
+    let secret = if config.node.password.is_empty() { "" } else { " -a PASSWORD" };
+    eprintln!("heronry: talk to it with: redis-cli -p {port}{secret} AGENT.CREATE notebook/a");
     eprintln!("heronry: or:              redis-cli -s {} PING", ground.unix_socket.display());
-    eprintln!("heronry: watch it with:   heronry top; stop it with Ctrl-C");
+    let secret = if config.node.password.is_empty() { "" } else { " --password PASSWORD" };
+    eprintln!("heronry: watch it with:   {program} --connect {host}:{port}{secret} top");
+    eprintln!("heronry: stop it with Ctrl-C");
     // A reader of the pipe may be gone; the node serves all the same.
     let _ = std::io::stdout().flush();
 }
@@ -109,6 +109,12 @@ fn line(notice: &Notice) -> String {
              AGENT.LIST LOST names them",
             shard.0,
             ms(pause)
+        ),
+        Notice::GivenUp { shard, count, window, how } => format!(
+            "shard {} ended {count} times within {} s ({how}) and stays down, as \
+             shards.restart_max says; its agents answer TRYAGAIN until the node is restarted",
+            shard.0,
+            window.as_secs()
         ),
         Notice::Back { shard, after } => format!("shard {} is up after {} ms", shard.0, ms(after)),
         Notice::Stalled { shard, key, running } => {
@@ -130,17 +136,21 @@ struct Ground {
 impl Ground {
     fn take(config: &Config) -> Result<Ground> {
         let data_dir = config::data_dir(config);
-        std::fs::create_dir_all(&data_dir)
-            .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+        std::fs::create_dir_all(&data_dir).with_context(|| {
+            format!("{} cannot be the data folder; choose another with --data", data_dir.display())
+        })?;
         let lock = lock(&data_dir)?;
         Ok(Ground { unix_socket: config::unix_socket(config), _lock: lock })
     }
 }
 
-impl Drop for Ground {
+/// The file of our Unix socket, removed when dropped. Made only once the socket is ours (O1).
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Gone already is as good.
-        let _ = std::fs::remove_file(&self.unix_socket);
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -169,13 +179,13 @@ fn lock(data_dir: &Path) -> Result<File> {
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));
         }
     }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
+    let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    noted.with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file)
 }
 
-/// The plan of the node and its TCP address.
-fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr)> {
+/// The plan of the node, its TCP address, and the file of its Unix socket.
+fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, SocketFile)> {
     let host = Host::discover().context("cannot read the host's topology")?;
     let shard_count = match config.shards.count {
         0 => host.shard_count_default(),
@@ -185,6 +195,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr)> {
     let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
     let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
     let unix_listener = listen::listen_unix(&ground.unix_socket)?;
+    let socket = SocketFile(ground.unix_socket.clone());
     let calibration = Calibration::measure();
     let places = host.plan_shards(shard_count, config.shards.pin);
     let arena_bytes = match config.shards.arena_bytes {
@@ -216,7 +227,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr)> {
         restart_window: Duration::from_millis(u64::from(config.shards.restart_window_ms)),
         hang: HANG,
     };
-    Ok((plan, tcp))
+    Ok((plan, tcp, socket))
 }
 
 /// Raises the soft limit on open files to the hard one; shards inherit it.
