@@ -391,3 +391,38 @@ fn count_busy(replies: &[Value]) -> (usize, usize) {
     let busy = replies.iter().filter(busy).count();
     (replies.len() - busy, busy)
 }
+
+#[test]
+fn a_shard_that_keeps_ending_stays_down_and_the_other_serves() {
+    let mut node = Node::start(BINARY, &["--set", "shards.restart_max=1"]);
+    for round in 0..2 {
+        let pid = wait_until("shard 1 is up", || {
+            let mut client = node.client();
+            let up = shard_column(&mut client, "state") == ["up", "up"];
+            up.then(|| shard_pids(&mut client)[1])
+        });
+        send_signal(pid, Signal::KILL);
+        node.await_log(if round == 0 { "shard 1 is up after" } else { "stays down" });
+    }
+    let mut client = node.client();
+    assert_eq!(shard_column(&mut client, "state"), ["up", "down"]);
+    let answers: Vec<String> = (0..20)
+        .map(|n| match client.send(&format!("counter/{n}"), b"1") {
+            Ok(_) => "OK".to_owned(),
+            Err(error) => error.code().unwrap_or("?").to_owned(),
+        })
+        .collect();
+    assert!(answers.iter().any(|a| a == "OK") && answers.iter().any(|a| a == "TRYAGAIN"));
+}
+
+#[test]
+fn a_file_in_the_sockets_place_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("mine");
+    std::fs::write(&path, "precious").expect("written");
+    let told = Node::fail(BINARY, &["--set", &format!("node.unix_socket={}", path.display())]);
+    let text = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(told.status.code(), Some(1), "{text}");
+    assert!(text.contains("mine"), "{text}");
+    assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
+}
