@@ -7,6 +7,10 @@
 //!     generation, so that neither a completion nor an answer reaches the slot's next user.
 //! C3  a connection whose client has finished sending, or whose shard stops, is closed after its
 //!     last answer is sent.
+//! C4  a connection is closed only when nothing of its client can be left unread, for the kernel
+//!     would answer that with a reset, which takes the last replies with it. Until then it lingers:
+//!     half closed, once and after its last send, and what arrives is discarded.  The exceptions
+//!     bound what a client can hold: `LINGER_BYTES_MAX`, `REFUSED_COUNT_MAX`, the shard's end.
 
 use crate::driver::{Done, Handle, Op, Token};
 use crate::gateway::{Ask, Gateway, NodeView};
@@ -16,6 +20,12 @@ use heronry_engine::{Origin, Refusal, Reply, Request};
 const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Most send buffers kept for reuse.
 const SPARE_COUNT_MAX: usize = 64;
+
+/// Most bytes that a lingering connection discards: the largest payload by far, and a full pipeline
+/// of smaller ones.
+const LINGER_BYTES_MAX: u64 = 256 << 20;
+/// Most connections past the limit that linger at a time.
+const REFUSED_COUNT_MAX: u32 = 64;
 
 /// What an operation's token says: which kind of operation, on which listener or connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,14 +118,27 @@ struct Connection<S> {
     finished: bool,
     /// The socket failed: nothing more can be sent.
     broken: bool,
-    closed: bool,
+    stage: Stage,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Receive {
     Armed,
     Cancelling,
-    Ended,
+    /// Not in flight; the client may still be sending.
+    Idle,
+    /// Nothing more comes, or nobody would look at it.
+    Over,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Half closed, waiting for the client to finish (C4).
+    Lingering {
+        discarded_bytes: u64,
+    },
+    Closed,
 }
 
 impl<G: Gateway> Connections<G> {
@@ -157,26 +180,23 @@ impl<G: Gateway> Connections<G> {
             self.slots.push(Slot { generation: 0, connection: None });
             u32::try_from(self.slots.len() - 1).expect("C2: slots are bounded by open files")
         });
-        let finished = refused || self.finishing;
-        let receive = if finished { Receive::Ended } else { Receive::Armed };
+        let crowded = self.open_count >= self.open_count_max.saturating_add(REFUSED_COUNT_MAX);
         let slot = &mut self.slots[idx as usize];
         assert!(slot.connection.is_none(), "C2: slot {idx} was free and in use");
         slot.connection = Some(Connection {
             handle,
             session,
             unanswered_count: 0,
-            receive,
+            receive: if crowded { Receive::Over } else { Receive::Idle },
             sending: false,
             unsettled: false,
             held: false,
-            finished,
+            finished: refused || self.finishing,
             broken: false,
-            closed: false,
+            stage: Stage::Serving,
         });
         self.open_count += 1;
-        if receive == Receive::Armed {
-            todo.ops.push((Mark::Receive(idx).token(), Op::Receive(handle)));
-        }
+        arm(&mut self.slots, idx, todo);
         self.unsettle(idx);
     }
 
@@ -186,19 +206,27 @@ impl<G: Gateway> Connections<G> {
         match done {
             Done::Received(bytes) => {
                 self.traffic.received_bytes += bytes.len() as u64;
-                if connection.broken || connection.closed {
+                if let Stage::Lingering { discarded_bytes } = &mut connection.stage {
+                    *discarded_bytes += bytes.len() as u64;
+                    if *discarded_bytes > LINGER_BYTES_MAX {
+                        self.unsettle(idx);
+                    }
+                    return;
+                }
+                let closed = connection.stage == Stage::Closed;
+                if connection.broken || connection.finished || closed {
                     return;
                 }
                 self.gateway.receive(&mut connection.session, bytes, node, &mut self.asks);
                 self.queue_asks(idx, todo);
             }
             Done::EndOfStream => {
-                connection.receive = Receive::Ended;
+                connection.receive = Receive::Over;
                 connection.finished = true;
             }
-            Done::Cancelled => connection.receive = Receive::Ended,
+            Done::Cancelled => connection.receive = Receive::Idle,
             Done::Failed { .. } => {
-                connection.receive = Receive::Ended;
+                connection.receive = Receive::Over;
                 connection.broken = true;
             }
             other => unreachable!("C1: a receive completed as {other:?}"),
@@ -261,16 +289,12 @@ impl<G: Gateway> Connections<G> {
         !self.unsettled.is_empty()
     }
 
-    /// Receives nothing more: each connection closes after its last answer is sent (C3).
-    pub fn finish(&mut self, todo: &mut Todo) {
+    /// Listens to nobody any more: each connection closes after its last answer is sent (C3).
+    pub fn finish(&mut self) {
         self.finishing = true;
         for idx in 0..self.slots.len() as u32 {
             let Some(connection) = self.slots[idx as usize].connection.as_mut() else { continue };
             connection.finished = true;
-            if connection.receive == Receive::Armed {
-                connection.receive = Receive::Cancelling;
-                todo.ops.push((Token(0), Op::Cancel(Mark::Receive(idx).token())));
-            }
             self.unsettle(idx);
         }
     }
@@ -279,10 +303,9 @@ impl<G: Gateway> Connections<G> {
     pub fn close_all(&mut self, todo: &mut Todo) {
         for slot in &mut self.slots {
             if let Some(connection) = slot.connection.as_mut()
-                && !connection.closed
+                && connection.stage != Stage::Closed
             {
-                connection.closed = true;
-                todo.ops.push((Token(0), Op::Close(connection.handle)));
+                close(connection, todo);
             }
         }
     }
@@ -312,7 +335,8 @@ impl<G: Gateway> Connections<G> {
 
     fn settle_hold(&mut self, idx: u32, node: &dyn NodeView, todo: &mut Todo) {
         let connection = open(&mut self.slots, idx);
-        if connection.broken || connection.closed || self.gateway.closing(&connection.session) {
+        let serving = connection.stage == Stage::Serving && !connection.broken;
+        if !serving || self.gateway.closing(&connection.session) {
             return;
         }
         // Also when the pause began and ended since the last call: something may be left over.
@@ -327,17 +351,14 @@ impl<G: Gateway> Connections<G> {
                 connection.receive = Receive::Cancelling;
                 todo.ops.push((Token(0), Op::Cancel(Mark::Receive(idx).token())));
             }
-            (false, Receive::Ended) if !connection.finished => {
-                connection.receive = Receive::Armed;
-                todo.ops.push((Mark::Receive(idx).token(), Op::Receive(connection.handle)));
-            }
+            (false, Receive::Idle) => arm(&mut self.slots, idx, todo),
             _ => {}
         }
     }
 
     fn settle_send(&mut self, idx: u32, todo: &mut Todo) {
         let connection = open(&mut self.slots, idx);
-        if connection.sending || connection.broken || connection.closed {
+        if connection.sending || connection.broken || connection.stage != Stage::Serving {
             return;
         }
         let output = self.gateway.output(&mut connection.session);
@@ -354,23 +375,62 @@ impl<G: Gateway> Connections<G> {
     }
 
     fn settle_end(&mut self, idx: u32, todo: &mut Todo) {
-        let slot = &mut self.slots[idx as usize];
-        let connection = slot.connection.as_mut().expect("C2: the slot is open");
-        let idle = !connection.sending && self.gateway.output(&mut connection.session).is_empty();
-        let finished = connection.finished && connection.unanswered_count == 0 && !connection.held;
-        let done = finished || self.gateway.closing(&connection.session);
-        if !connection.closed && (connection.broken || (done && idle)) {
-            connection.closed = true;
-            todo.ops.push((Token(0), Op::Close(connection.handle)));
+        let connection = open(&mut self.slots, idx);
+        let over = connection.broken || connection.receive == Receive::Over;
+        match connection.stage {
+            Stage::Serving => {
+                let quiet =
+                    !connection.sending && self.gateway.output(&mut connection.session).is_empty();
+                let answered = connection.unanswered_count == 0 && !connection.held;
+                let done =
+                    connection.finished && answered || self.gateway.closing(&connection.session);
+                if connection.broken || (done && quiet && over) {
+                    close(connection, todo);
+                } else if done && quiet {
+                    connection.stage = Stage::Lingering { discarded_bytes: 0 };
+                    todo.ops.push((Token(0), Op::Shutdown(connection.handle)));
+                    arm(&mut self.slots, idx, todo);
+                }
+            }
+            Stage::Lingering { discarded_bytes } => {
+                if over || discarded_bytes > LINGER_BYTES_MAX {
+                    close(connection, todo);
+                } else {
+                    arm(&mut self.slots, idx, todo);
+                }
+            }
+            Stage::Closed => {}
         }
-        let quiet = connection.receive == Receive::Ended && !connection.sending;
-        if connection.closed && quiet && !connection.unsettled {
+        self.free_closed(idx);
+    }
+
+    /// Gives the slot of a closed connection to the next, once nothing is in flight on it (C2).
+    fn free_closed(&mut self, idx: u32) {
+        let slot = &mut self.slots[idx as usize];
+        let connection = slot.connection.as_ref().expect("C2: the slot is open");
+        let receiving = matches!(connection.receive, Receive::Armed | Receive::Cancelling);
+        let quiet = !receiving && !connection.sending && !connection.unsettled;
+        if connection.stage == Stage::Closed && quiet {
             slot.connection = None;
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(idx);
             self.open_count -= 1;
         }
     }
+}
+
+/// Starts the connection's receive, unless it is in flight or over (C1).
+fn arm<S>(slots: &mut [Slot<S>], idx: u32, todo: &mut Todo) {
+    let connection = open(slots, idx);
+    if connection.receive == Receive::Idle {
+        connection.receive = Receive::Armed;
+        todo.ops.push((Mark::Receive(idx).token(), Op::Receive(connection.handle)));
+    }
+}
+
+fn close<S>(connection: &mut Connection<S>, todo: &mut Todo) {
+    connection.stage = Stage::Closed;
+    todo.ops.push((Token(0), Op::Close(connection.handle)));
 }
 
 /// The open connection in a slot that an operation is in flight for.
@@ -458,6 +518,10 @@ mod tests {
         todo.ops.drain(..).map(|(token, op)| (token, format!("{op:?}"))).collect()
     }
 
+    fn texts(ops: Vec<(Token, String)>) -> Vec<String> {
+        ops.into_iter().map(|(_, text)| text).collect()
+    }
+
     #[test]
     fn c3_a_stopping_shard_closes_a_connection_after_its_last_answer() {
         let (mut all, mut todo) = (Connections::new(Dots, 8), Todo::default());
@@ -465,14 +529,14 @@ mod tests {
         all.accepted(Handle(8), &mut todo);
         all.received(0, Done::Received(b"ab"), &Node, &mut todo);
         assert_eq!(ops(&mut all, &mut todo).len(), 2);
-        all.finish(&mut todo);
-        let cancels = [0, 1].map(|idx| format!("{:?}", Op::Cancel(Mark::Receive(idx).token())));
+        all.finish();
         let close = |handle| format!("{:?}", Op::Close(Handle(handle)));
-        let done: Vec<String> = ops(&mut all, &mut todo).into_iter().map(|(_, op)| op).collect();
-        assert_eq!(done, [&cancels[0], &cancels[1], &close(8)].map(String::from));
-        for idx in [0, 1] {
-            all.received(idx, Done::Cancelled, &Node, &mut todo);
-        }
+        let shutdown = |handle| format!("{:?}", Op::Shutdown(Handle(handle)));
+        assert_eq!(texts(ops(&mut all, &mut todo)), [shutdown(8)]);
+        all.received(1, Done::EndOfStream, &Node, &mut todo);
+        assert_eq!(texts(ops(&mut all, &mut todo)), [close(8)]);
+        // What comes now is too late, and there are two answers to wait for.
+        all.received(0, Done::Received(b"c"), &Node, &mut todo);
         assert_eq!((ops(&mut all, &mut todo).len(), all.open_count()), (0, 1));
         for request in std::mem::take(&mut todo.requests) {
             let Origin::Connection { conn, generation, seq } = request.origin else {
@@ -484,11 +548,66 @@ mod tests {
         assert_eq!(sends.len(), 1);
         assert_eq!(sends[0].0, Mark::Send(0).token());
         all.sent(0, Done::Sent(b"..".to_vec()));
-        assert_eq!(ops(&mut all, &mut todo)[0].1, close(7));
+        assert_eq!(texts(ops(&mut all, &mut todo)), [shutdown(7)]);
+        all.received(0, Done::EndOfStream, &Node, &mut todo);
+        assert_eq!(texts(ops(&mut all, &mut todo)), [close(7)]);
         assert_eq!(all.open_count(), 0);
-        // One that was accepted on the way is closed at once.
+        // One that was accepted on the way ends at once.
         all.accepted(Handle(9), &mut todo);
-        assert_eq!(ops(&mut all, &mut todo)[0].1, close(9));
-        assert_eq!(all.open_count(), 0);
+        let receive = format!("{:?}", Op::Receive(Handle(9)));
+        assert_eq!(texts(ops(&mut all, &mut todo)), [receive, shutdown(9)]);
+    }
+
+    #[test]
+    fn c4_a_done_connection_discards_until_its_client_is_done_too() {
+        let (mut all, mut todo) = (Connections::new(Dots, 1), Todo::default());
+        let close = |handle| format!("{:?}", Op::Close(Handle(handle)));
+        let shutdown = |handle| format!("{:?}", Op::Shutdown(Handle(handle)));
+        all.accepted(Handle(6), &mut todo);
+        ops(&mut all, &mut todo);
+        // Past the limit: told so, then half closed, once.
+        let refused = |all: &mut Connections<Dots>, todo: &mut Todo, idx| {
+            all.accepted(Handle(7), todo);
+            let sends = ops(all, todo);
+            assert_eq!(sends[0].0, Mark::Receive(idx).token());
+            assert_eq!(sends[1].0, Mark::Send(idx).token());
+            all.received(idx, Done::Received(b"early"), &Node, todo);
+            assert!(ops(all, todo).is_empty(), "the send is still in flight");
+            all.sent(idx, Done::Sent(b"no".to_vec()));
+            assert_eq!(texts(ops(all, todo)), [shutdown(7)]);
+        };
+        let failed = || Done::Failed { errno: 104 };
+        for end in [|| Done::EndOfStream, failed] {
+            refused(&mut all, &mut todo, 1);
+            for _ in 0..3 {
+                all.received(1, Done::Received(b"late"), &Node, &mut todo);
+                assert!(ops(&mut all, &mut todo).is_empty());
+            }
+            assert_eq!((todo.requests.len(), all.open_count()), (0, 2));
+            all.received(1, end(), &Node, &mut todo);
+            assert_eq!(texts(ops(&mut all, &mut todo)), [close(7)]);
+            assert_eq!(all.open_count(), 1);
+        }
+        // A client that never ends is not heard for ever.
+        refused(&mut all, &mut todo, 1);
+        let chunk = vec![0; 1 << 20];
+        for _ in 0..LINGER_BYTES_MAX >> 20 {
+            all.received(1, Done::Received(&chunk), &Node, &mut todo);
+        }
+        assert!(ops(&mut all, &mut todo).is_empty());
+        all.received(1, Done::Received(b"."), &Node, &mut todo);
+        assert_eq!(texts(ops(&mut all, &mut todo)), [close(7)]);
+        all.received(1, Done::Cancelled, &Node, &mut todo);
+        assert_eq!((ops(&mut all, &mut todo).len(), all.open_count()), (0, 1));
+        // Nor do those past the limit pile up.
+        for _ in 0..REFUSED_COUNT_MAX {
+            all.accepted(Handle(8), &mut todo);
+        }
+        ops(&mut all, &mut todo);
+        all.accepted(Handle(9), &mut todo);
+        let idx = REFUSED_COUNT_MAX + 1;
+        assert_eq!(ops(&mut all, &mut todo)[0].0, Mark::Send(idx).token());
+        all.sent(idx, Done::Sent(b"no".to_vec()));
+        assert_eq!(texts(ops(&mut all, &mut todo)), [close(9)]);
     }
 }

@@ -6,7 +6,7 @@
 //!     complete many times and end with one completion whose `last` is true.
 //! D2  buffers passed in are owned by the driver until their completion, and come back with it.
 //! D3  per handle, sends complete and bytes arrive in submission order; the loop keeps at most
-//!     one `Send` per handle in flight.
+//!     one `Send` per handle in flight, and submits `Shutdown` when none is.
 //! D4  `park` returns at `until` at the latest, earlier on any completion or doorbell; a doorbell
 //!     rung between the last `poll` and `park` is not lost.
 
@@ -55,6 +55,10 @@ pub enum Op {
     /// completes with `last` and `Done::Cancelled` unless it ended first. Cancel itself
     /// has no completion.
     Cancel(Token),
+    /// Close the sending side of a connected socket: the peer reads what was sent before, then the
+    /// end of the stream; receiving goes on. No send may be in flight, and none follows (D3). No
+    /// completion; a connection that has failed shows at its `Receive`.
+    Shutdown(Handle),
     /// Close a handle after cancelling what is open on it. No completion for the close itself.
     Close(Handle),
 }

@@ -259,6 +259,11 @@ impl Driver for Glommio {
             },
             Op::Timer(at) => self.timers.insert(at, token),
             Op::Cancel(token) => self.cancel(token),
+            Op::Shutdown(socket) => {
+                if let Some(stream) = self.stream(socket) {
+                    tasks::shutdown(&stream);
+                }
+            }
             Op::Close(handle) => self.close(handle),
         }
     }

@@ -423,6 +423,7 @@ impl Inner {
             }
             Op::Timer(at) => self.seat(shard).timers.insert(at, token),
             Op::Cancel(token) => self.cancel(shard, token),
+            Op::Shutdown(socket) => self.shutdown(shard, socket),
             Op::Close(handle) => self.close(shard, handle),
         }
     }

@@ -432,7 +432,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             let accept = Mark::Accept(idx as u32).token();
             self.driver.submit(accept, Op::Cancel(accept));
         }
-        self.connections.finish(&mut self.todo);
+        self.connections.finish();
         loop {
             let now = self.driver.now();
             self.block().beat(now);

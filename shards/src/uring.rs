@@ -289,6 +289,13 @@ impl Uring {
         }
     }
 
+    /// Sends are over (D3), so there is nothing in the ring that this could overtake.
+    fn shutdown(&mut self, socket: Handle) {
+        if let Some(open) = self.handles.get(socket).filter(|open| !open.closing) {
+            descriptor::shutdown_writing(&open.fd);
+        }
+    }
+
     fn close(&mut self, handle: Handle) {
         let Some(open) = self.handles.get_mut(handle).filter(|open| !open.closing) else {
             return;
@@ -422,6 +429,7 @@ impl Driver for Uring {
             }
             Op::Timer(at) => self.timers.insert(at, token),
             Op::Cancel(token) => self.cancel(token),
+            Op::Shutdown(socket) => self.shutdown(socket),
             Op::Close(handle) => self.close(handle),
         }
     }

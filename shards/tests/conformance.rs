@@ -319,6 +319,37 @@ async fn d3_sends_one_after_another_arrive_in_order<B: Bed>(bed: &mut B) {
     assert!(arrived == wanted);
 }
 
+async fn d3_after_a_shutdown_all_that_was_sent_arrives_and_receiving_goes_on<B: Bed>(bed: &mut B) {
+    let mut watch = Watch::new(bed);
+    let (_, socket, mut peer) = watch.pair().await;
+    let receive = watch.submit(Op::Receive(socket));
+    let (data, meanwhile) = (pattern(20_000, 3), pattern(100_000, 4));
+    let send = watch.submit(Op::Send(socket, data.clone()));
+    watch.ended(send).await;
+    watch.bed.driver().submit(Token(0), Op::Shutdown(socket));
+    // The peer notices only after it has said all it had to say.
+    let mut said_bytes = 0;
+    while said_bytes < meanwhile.len() {
+        let rest = &meanwhile[said_bytes..];
+        said_bytes += peer.send(&rest[..rest.len().min(7_000)]);
+        watch.pass().await;
+    }
+    let mut arrived = Vec::new();
+    watch
+        .until("the end of the stream", |_| {
+            arrived.extend(peer.recv());
+            peer.is_closed()
+        })
+        .await;
+    assert!(arrived == data, "{} bytes arrived", arrived.len());
+    peer.close();
+    assert_eq!(watch.ended(receive).await, &Seen::EndOfStream);
+    assert!(watch.received(receive) == meanwhile, "bytes were lost, doubled or swapped");
+    watch.close(socket);
+    watch.bed.driver().submit(Token(0), Op::Shutdown(socket));
+    watch.pass().await;
+}
+
 async fn d1_a_send_to_a_closed_peer_fails<B: Bed>(bed: &mut B) {
     let mut watch = Watch::new(bed);
     let (_, socket, mut peer) = watch.pair().await;
@@ -934,6 +965,7 @@ suite! {
     d2_d3_a_large_send_to_a_slow_reader_arrives_whole,
     d2_the_sent_vector_itself_comes_back,
     d3_sends_one_after_another_arrive_in_order,
+    d3_after_a_shutdown_all_that_was_sent_arrives_and_receiving_goes_on,
     d1_a_send_to_a_closed_peer_fails,
     d1_cancel_ends_a_receive_and_loses_nothing,
     d1_cancel_ends_timers_and_ignores_strangers,

@@ -58,6 +58,22 @@ fn malformed_and_oversized_frames_are_named_and_close_their_connection_only() {
 }
 
 #[test]
+fn a_client_in_the_middle_of_an_oversized_request_reads_why_it_was_refused() {
+    for runtime in ["uring", "glommio"] {
+        let node = Node::start(BINARY, &["--set", &format!("shards.runtime={runtime}")]);
+        let mut request = b"*3\r\n$10\r\nAGENT.SEND\r\n$6\r\necho/e\r\n$9437184\r\n".to_vec();
+        request.resize(request.len() + (9 << 20), b'x');
+        request.extend_from_slice(b"\r\n");
+        let mut raw = TcpStream::connect(("127.0.0.1", node.port)).expect("connected");
+        raw.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        raw.write_all(&request).expect("the node takes it in");
+        let mut told = String::new();
+        raw.read_to_string(&mut told).expect("an end, not a reset");
+        assert!(told.starts_with("-ERR Protocol error: invalid bulk length"), "{told:?}");
+    }
+}
+
+#[test]
 fn every_wrong_argument_is_named_with_what_is_allowed() {
     let node = Node::start(BINARY, &[]);
     let mut client = node.client();

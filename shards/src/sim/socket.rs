@@ -36,6 +36,8 @@ pub(super) struct Conn {
     /// The shard's end, while it is open.
     server: Option<Handle>,
     server_closed: bool,
+    /// The end of the stream is on its way to the client, or there.
+    fin_sent: bool,
     /// When the last thing on its way to the shard arrives.
     to_shard_at: Nanos,
     arrived: VecDeque<Vec<u8>>,
@@ -71,6 +73,7 @@ impl SimClient {
             listener,
             server: None,
             server_closed: false,
+            fin_sent: false,
             to_shard_at: now,
             arrived: VecDeque::new(),
             fin_arrived: false,
@@ -323,6 +326,7 @@ impl Inner {
         };
         let state = &mut self.conns[conn.0];
         assert!(state.send.is_none(), "D3: two sends in flight on {socket:?}");
+        assert!(!state.fin_sent, "D3: a send after the shutdown of {socket:?}");
         if state.reset {
             self.finish_conn(conn, token, Outcome::Failed(libc::EPIPE));
             return;
@@ -414,7 +418,22 @@ impl Inner {
         let state = &mut self.conns[conn.0];
         state.server = None;
         state.server_closed = true;
-        self.schedule_to_client(conn, Event::FinToClient(conn));
+        self.send_fin(conn);
+    }
+
+    /// The shard has sent all that it will: the end of the stream follows it (N1).
+    pub(super) fn shutdown(&mut self, shard: ShardId, socket: Handle) {
+        if let Some(Open::Socket(conn)) = self.seat(shard).handles.get(socket) {
+            let conn = *conn;
+            assert!(self.conns[conn.0].send.is_none(), "D3: a shutdown during a send");
+            self.send_fin(conn);
+        }
+    }
+
+    fn send_fin(&mut self, conn: ConnIdx) {
+        if !std::mem::replace(&mut self.conns[conn.0].fin_sent, true) {
+            self.schedule_to_client(conn, Event::FinToClient(conn));
+        }
     }
 
     /// The shard died: its kernel resets what was open.

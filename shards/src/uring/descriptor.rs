@@ -44,6 +44,11 @@ pub(crate) fn set_nodelay(fd: &OwnedFd) {
     };
 }
 
+/// Ends what the peer can read of a socket. Fails once the connection has: its receive says so.
+pub(crate) fn shutdown_writing(fd: &OwnedFd) {
+    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+}
+
 /// A type of another crate that is made of a descriptor and owns it.
 pub(crate) fn hand_over<T: FromRawFd>(fd: OwnedFd) -> T {
     // SAFETY: the descriptor is open, and ours to give away.
