@@ -19,6 +19,8 @@ pub const IMAGE_BYTES_MAX: u64 = 4 << 30;
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// Most shards of one node.
 pub const SHARD_COUNT_MAX: u16 = 1024;
+/// Most ranges that one DIFF reply holds.
+pub const DIFF_RANGE_COUNT_MAX: usize = 65_536;
 /// Most keys that one LIST reply holds.
 pub const LIST_COUNT_MAX: u32 = 10_000;
 /// Most slots of agents that one LIST looks at, so that a rare pattern does not hold up the shard.

@@ -1043,3 +1043,22 @@ fn tenants_do_not_share_agents() {
     assert_eq!(text(world.take(99)), "5");
     assert_eq!(world.says("counter/a", "get"), "1");
 }
+
+#[test]
+fn a_difference_in_too_many_places_is_refused_not_listed() {
+    let mut world = World::with(config(), 4096, Vec::new());
+    world.does("notebook/a", Verb::Create { image_bytes: 3 << 20 }).unwrap();
+    world.does("notebook/a", checkpoint("")).unwrap();
+    // Every 32nd byte differs, far enough apart to be a range each.
+    let mut stripes = vec![0u8; 3 << 20];
+    stripes.iter_mut().step_by(32).for_each(|byte| *byte = 1);
+    let write = Verb::Write { offset: 0, bytes: stripes.into() };
+    world.does("notebook/a", write).unwrap();
+    let diff = Verb::Diff { from: VersionRef::Id(VersionId(1)), to: None };
+    let refused = world.does("notebook/a", diff);
+    let Err(Refusal::Limit { limit, .. }) = refused else {
+        panic!("{:.200}", format!("{refused:?}"))
+    };
+    assert_eq!(limit, 65_536);
+    world.end();
+}

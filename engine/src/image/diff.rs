@@ -6,6 +6,7 @@
 //!     are `DIFF_GAP_BYTES` or more apart.
 
 use super::{Image, page_of};
+use crate::limits::DIFF_RANGE_COUNT_MAX;
 use crate::page::{Frame, NODE_FANOUT, PAGE_BYTES, PageStore, Slot, ZERO_PAGE};
 use crate::verb::DiffRange;
 
@@ -18,7 +19,8 @@ const LINE_BYTES: usize = 64;
 
 impl Image {
     /// The bytes in which `self` and `other` differ, both of `store`. Bytes past the end of the
-    /// shorter one differ. Cost: the nodes and pages that the two do not share.
+    /// shorter one differ. Stops soon after `DIFF_RANGE_COUNT_MAX` ranges: a list longer than that
+    /// is cut. Cost: the nodes and pages that the two do not share.
     pub fn diff(&self, other: &Image, store: &PageStore) -> Vec<DiffRange> {
         let common_bytes = self.len_bytes().min(other.len_bytes());
         let mut walk = Walk { store, common_bytes, ranges: Vec::new() };
@@ -68,7 +70,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Compares two subtrees that stand at `level` above `page` (M5).
     fn pages(&mut self, a: Side, b: Side, level: u8, page: u32) {
-        if a == b || page > page_of(self.common_bytes - 1) {
+        let full = self.ranges.len() > DIFF_RANGE_COUNT_MAX;
+        if full || a == b || page > page_of(self.common_bytes - 1) {
             return;
         }
         if level == 0 {

@@ -8,6 +8,7 @@
 use super::Partition;
 use crate::agent::Edge;
 use crate::id::{Nanos, VersionId};
+use crate::limits::DIFF_RANGE_COUNT_MAX;
 use crate::refusal::Refusal;
 use crate::slots::NIL;
 use crate::verb::{AgentInfo, Origin, Reply, Verb, VersionRef};
@@ -104,7 +105,16 @@ impl Partition {
         };
         let older = image(from)?;
         let newer = to.map(image).transpose()?.unwrap_or(&agent.image);
-        Ok(Reply::Diff(older.diff(newer, &self.store)))
+        let ranges = older.diff(newer, &self.store);
+        if ranges.len() > DIFF_RANGE_COUNT_MAX {
+            return Err(Refusal::Limit {
+                what: "the ranges in which the versions differ".into(),
+                value: ranges.len() as u64,
+                limit: DIFF_RANGE_COUNT_MAX as u64,
+                remedy: "compare versions that are closer to each other, or READ both".into(),
+            });
+        }
+        Ok(Reply::Diff(ranges))
     }
 
     fn suspend(&mut self, slot: u32) -> Result<Reply, Refusal> {
