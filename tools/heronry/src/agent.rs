@@ -1,7 +1,8 @@
 //! `heronry agent ...`: each verb is one command to the node, and its reply printed.
 //!
 //! Owns: arguments into words, paging of lists.  Not: how replies look (`output`).
-//! G1  `list` asks page after page until it has what was wanted, so that no reply is too long.
+//! G1  `list` asks page after page until it has what was wanted, so that no reply is too long;
+//!     what it leaves out, it says.
 
 use crate::cli::{AgentCommand, Global, SendOptions};
 use crate::link::{Link, Words};
@@ -19,11 +20,16 @@ const PAGE_COUNT: u64 = 1000;
 pub fn run(global: &Global, command: &AgentCommand, output: Output) -> Result<()> {
     match command {
         AgentCommand::List { pattern, lost, limit } => {
-            let keys = list(&mut Link::open(global)?, pattern.as_deref(), *lost, *limit)?;
+            let (keys, more) = list(&mut Link::open(global)?, pattern.as_deref(), *lost, *limit)?;
             if output.json {
-                return Ok(output.json(&json!(keys))?);
+                output.json(&json!(keys))?;
+            } else {
+                output.text(&keys.iter().map(|key| format!("{key}\n")).collect::<String>())?;
             }
-            Ok(output.text(&keys.iter().map(|key| format!("{key}\n")).collect::<String>())?)
+            if more {
+                output.note(&format!("{} shown, more exist: --limit 0 lists all", keys.len()));
+            }
+            Ok(())
         }
         AgentCommand::Hottest { limit } => {
             let hottest = sample::hottest(&mut Link::open(global)?, *limit)?;
@@ -125,8 +131,15 @@ fn given_or_input(given: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Keys of all shards, page by page (G1), at most `limit`, sorted.
-fn list(link: &mut Link, pattern: Option<&str>, lost: bool, limit: usize) -> Result<Vec<String>> {
+/// Keys of all shards, page by page (G1), sorted; at most `limit` unless that is 0, and whether
+/// more exist.
+fn list(
+    link: &mut Link,
+    pattern: Option<&str>,
+    lost: bool,
+    limit: usize,
+) -> Result<(Vec<String>, bool)> {
+    let limit = if limit == 0 { usize::MAX } else { limit };
     let mut keys = Vec::new();
     let mut cursor = "0".to_owned();
     loop {
@@ -142,13 +155,16 @@ fn list(link: &mut Link, pattern: Option<&str>, lost: bool, limit: usize) -> Res
         let page = page.as_slice().context("AGENT.LIST gave no keys")?;
         keys.extend(page.iter().filter_map(Value::as_str).map(str::to_owned));
         cursor = next.as_str().context("AGENT.LIST gave no cursor")?.to_owned();
-        if cursor == "0" || keys.len() >= limit {
+        if cursor == "0" || keys.len() > limit {
             break;
         }
     }
     keys.sort();
+    // A key may be on two pages when agents come and go meanwhile.
+    keys.dedup();
+    let more = keys.len() > limit;
     keys.truncate(limit);
-    Ok(keys)
+    Ok((keys, more))
 }
 
 #[cfg(test)]

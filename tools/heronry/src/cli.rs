@@ -4,7 +4,7 @@
 //! Not: what a command does.
 //! A1  the nouns and verbs are those of the Redis commands; an option is named as its word there.
 
-use crate::address::Address;
+use crate::address::{Address, BadAddress};
 use clap::{Args, Parser, Subcommand};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -28,15 +28,28 @@ pub struct Global {
     /// Print JSON instead of tables and text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Where the node is: HOST:PORT, or the path of its Unix socket [default: heronry-data.sock
-    /// if it is there, else 127.0.0.1:7373]
-    #[arg(long, global = true, value_name = "ADDRESS", env = "HERONRY_ADDR")]
-    #[arg(hide_env_values = true)]
+    /// Where the node is: HOST:PORT, or the path of its Unix socket [env: HERONRY_ADDR] [default:
+    /// heronry-data.sock if it is there, else 127.0.0.1:7373]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     pub connect: Option<Address>,
-    /// Password of the node
-    #[arg(long, global = true, value_name = "TEXT", env = "HERONRY_PASSWORD")]
-    #[arg(hide_env_values = true)]
+    /// Password of the node [env: HERONRY_PASSWORD]
+    #[arg(long, global = true, value_name = "TEXT")]
     pub password: Option<String>,
+}
+
+impl Global {
+    /// Takes what was not given from the environment, where empty is the same as absent. Not done
+    /// by the parser: it would show what it finds there as required in every usage line.
+    pub fn fill(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), BadAddress> {
+        let set = |name| variable(name).filter(|text| !text.is_empty());
+        if self.connect.is_none() {
+            self.connect = set("HERONRY_ADDR").map(|text| text.parse()).transpose()?;
+        }
+        if self.password.is_none() {
+            self.password = set("HERONRY_PASSWORD");
+        }
+        Ok(())
+    }
 }
 
 /// What `heronry` can do.
@@ -51,7 +64,8 @@ pub enum Command {
     #[command(subcommand)]
     Template(TemplateCommand),
     /// Shards of the node
-    Shard(ShardArgs),
+    #[command(subcommand)]
+    Shard(ShardCommand),
     /// Check what this host offers a node, and how to improve it
     Doctor,
     /// Compile, show, compare and check config files
@@ -139,6 +153,7 @@ pub enum AgentCommand {
         /// First byte
         offset: u64,
         /// New bytes; - reads them from standard input
+        #[arg(allow_hyphen_values = true)]
         bytes: String,
     },
     /// Keep the present as a version
@@ -218,8 +233,8 @@ pub enum AgentCommand {
         /// Agents that restarted shards lost, instead of living ones
         #[arg(long)]
         lost: bool,
-        /// Stop after this many
-        #[arg(long, value_name = "N", default_value_t = 1000)]
+        /// Stop after this many; 0 lists all
+        #[arg(long, value_name = "N", default_value_t = 0)]
         limit: usize,
     },
     /// The busiest agents of late
@@ -236,6 +251,7 @@ pub struct SendOptions {
     /// Key of the agent; it is created if absent
     pub key: String,
     /// The message; - reads it from standard input
+    #[arg(allow_hyphen_values = true)]
     pub payload: String,
     /// Request id: a retry with the same one gets the first reply
     #[arg(long, value_name = "TEXT")]
@@ -253,15 +269,6 @@ pub struct SendOptions {
 pub enum TemplateCommand {
     /// List the templates
     List,
-}
-
-/// `shard list`; without a verb, the role that the supervisor starts.
-#[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct ShardArgs {
-    /// What to ask; absent only when the supervisor starts a shard.
-    #[command(subcommand)]
-    pub command: Option<ShardCommand>,
 }
 
 /// What can be asked about shards.

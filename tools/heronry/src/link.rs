@@ -95,6 +95,10 @@ impl Link {
         let args: Vec<&[u8]> = words.0.iter().map(Vec::as_slice).collect();
         let place = || format!("the connection to {} failed", self.address);
         match self.client.call(&args).with_context(place)? {
+            Value::Error { code, text } if code == "NOAUTH" => {
+                let text = format!("{text}; give --password or set HERONRY_PASSWORD");
+                Err(Refused { code, text }.into())
+            }
             Value::Error { code, text } => Err(Refused { code, text }.into()),
             reply => Ok(reply),
         }

@@ -3,12 +3,19 @@
 //! Owns: how a reply looks. A list of maps is a table, a map a list of names and values, anything
 //! else a line each.  Not: which reply it is.
 //! O1  with `--json` exactly one JSON value is printed, whatever the command.
-//! O2  a reader that goes away (`| head`) ends the output, and is no error.
+//! O2  a reader that goes away (`| head`) ends the output, and is no error; any other failure to
+//!     write names standard output.
+//! O3  standard error is one JSON value with `--json`, text without.
 
 use comfy_table::{CellAlignment, Table, presets};
 use heronry_net::resp::Value;
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 use std::io::{self, Write};
+
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+pub struct Unwritten(#[from] io::Error);
 
 /// Where and how to print.
 #[derive(Clone, Copy, Debug)]
@@ -19,29 +26,55 @@ pub struct Output {
 
 impl Output {
     /// Prints a reply.
-    pub fn reply(&self, reply: &Value) -> io::Result<()> {
+    pub fn reply(&self, reply: &Value) -> Result<(), Unwritten> {
         if self.json { self.json(&to_json(reply)) } else { self.text(&to_text(reply)) }
     }
 
     /// Prints a JSON value, on one line.
-    pub fn json(&self, value: &Json) -> io::Result<()> {
+    pub fn json(&self, value: &Json) -> Result<(), Unwritten> {
         self.text(&value.to_string())
     }
 
     /// Prints text and ends its line if it does not itself.
-    pub fn text(&self, text: &str) -> io::Result<()> {
+    pub fn text(&self, text: &str) -> Result<(), Unwritten> {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         self.bytes(format!("{text}{end}").as_bytes())
     }
 
     /// Writes bytes as they are (O2).
-    pub fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Unwritten> {
         let mut out = io::stdout().lock();
-        match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            done => done,
+        read_or_unread(out.write_all(bytes).and_then(|()| out.flush()))
+    }
+
+    /// Says something beside the output: what it leaves out, say (O3).
+    pub fn note(&self, text: &str) {
+        if self.json { said(&json!({"note": text}).to_string()) } else { said(text) }
+    }
+
+    /// Says why a command failed; `code` is a refusal's (O3).
+    pub fn error(&self, code: Option<&str>, text: &str) {
+        if self.json {
+            return said(&json!({"error": {"code": code, "text": text}}).to_string());
+        }
+        match code {
+            Some(code) => said(&format!("{code} {text}")),
+            None => said(&format!("error: {text}")),
         }
     }
+}
+
+/// O2 for what was written.
+pub fn read_or_unread(written: io::Result<()>) -> Result<(), Unwritten> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// A line to standard error. When nobody reads that either, the exit status still tells.
+fn said(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// A table without lines: columns of `head` and `rows`; columns that hold numbers are to the right.

@@ -91,7 +91,13 @@ fn write(path: &Path, text: &str) -> String {
 
 #[test]
 fn r1_wrong_usage_is_status_2_and_refusals_are_status_1() {
-    for args in [&["agent", "send", "counter/a"][..], &["nonsense"], &[], &["up", "--port", "x"]] {
+    for args in [
+        &["agent", "send", "counter/a"][..],
+        &["nonsense"],
+        &[],
+        &["up", "--port", "x"],
+        &["shard"],
+    ] {
         assert_eq!(heronry(args).status.code(), Some(2), "{args:?}");
     }
     assert_eq!(heronry(&["--help"]).status.code(), Some(0));
@@ -99,9 +105,6 @@ fn r1_wrong_usage_is_status_2_and_refusals_are_status_1() {
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.contains("127.0.0.1:1") && said.contains("heronry up"), "K1: {said}");
-    let output = heronry(&["shard"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("heronry up"), "{}", stderr(&output));
 }
 
 #[test]
@@ -160,6 +163,75 @@ fn payloads_come_from_standard_input_as_they_are() {
     let output = child.wait_with_output().expect("it ends");
     let reply: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(reply["hex"].as_str().map(str::len), Some(200_000));
+}
+
+#[test]
+fn payloads_may_begin_with_a_hyphen_and_options_stay_options() {
+    let node = Node::start();
+    assert_eq!(node.text(&["agent", "send", "counter/a", "-5"]), "-5\n");
+    assert_eq!(node.json(&["agent", "send", "counter/a", "-1", "--id", "x"]), "-6");
+    assert_eq!(node.json(&["agent", "send", "counter/a", "-1", "--id", "x"]), "-6");
+    node.text(&["agent", "write", "counter/a", "0", "-x"]);
+    assert_eq!(node.text(&["agent", "read", "counter/a", "--len", "2", "--raw"]), "-x");
+}
+
+#[test]
+fn g1_a_list_is_whole_or_says_what_it_leaves_out() {
+    let node = Node::start();
+    node.text(&["agent", "create", "echo/a"]);
+    node.text(&["agent", "fork", "echo/a", "--count", "1500"]);
+    assert_eq!(node.text(&["agent", "list"]).lines().count(), 1501);
+    assert_eq!(stderr(&node.run(&["agent", "list", "--limit", "1501"])), "");
+    let output = node.run(&["agent", "list", "--limit", "7"]);
+    assert_eq!(stdout(&output).lines().count(), 7);
+    assert_eq!(stderr(&output), "7 shown, more exist: --limit 0 lists all\n");
+}
+
+#[test]
+fn d1_errors_are_json_when_json_is_asked_for() {
+    let error = |output: Output, status| {
+        assert_eq!(output.status.code(), Some(status), "{}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+        let json: Json = serde_json::from_str(&stderr(&output)).expect("O3: JSON");
+        json["error"].clone()
+    };
+    let node = Node::start();
+    let refused = error(node.run(&["--json", "agent", "send", "nonsense/a", "1"]), 1);
+    assert_eq!(refused["code"], "NOTEMPLATE");
+    assert!(refused["text"].as_str().is_some_and(|text| text.contains("nonsense")), "{refused}");
+    let unreached = error(heronry(&["--connect", "127.0.0.1:1", "--json", "shard", "list"]), 1);
+    assert_eq!(unreached["code"], Json::Null);
+    let wrong = error(heronry(&["--json", "agent", "send", "counter/a"]), 2);
+    assert!(wrong["text"].as_str().is_some_and(|text| text.contains("PAYLOAD")), "{wrong}");
+}
+
+#[test]
+fn o2_an_output_that_takes_nothing_is_named() {
+    for args in [&["man"][..], &["config", "show"], &["--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        let mut command = Command::new(BINARY);
+        let output = command.args(args).stdout(full).output().expect("the binary starts");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = stderr(&output);
+        let expected = "error: cannot write to standard output: No space left on device";
+        assert!(said.starts_with(expected), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn the_environment_names_the_node_and_is_no_part_of_the_usage() {
+    let with = |address: &str, args: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.env("HERONRY_ADDR", address).args(args).output().expect("the binary starts")
+    };
+    let node = Node::start();
+    assert_eq!(stdout(&with(&node.address, &["agent", "send", "counter/a", "1"])), "1\n");
+    let output = with(&node.address, &["agent", "send", "counter/a"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!stderr(&output).contains("--connect"), "{}", stderr(&output));
+    let output = with("nowhere", &["shard", "list"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("HERONRY_ADDR"), "{}", stderr(&output));
 }
 
 #[test]
