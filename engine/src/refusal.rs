@@ -76,12 +76,12 @@ pub enum Refusal {
         /// What to do.
         remedy: Cow<'static, str>,
     },
-    /// Quarantined after repeated failures.
-    #[error("agent {key:?} is quarantined after {failures} failed turns; AGENT.RESUME lifts it")]
+    /// Quarantined after repeated panics.
+    #[error("agent {key:?} is quarantined after {failures} panics; AGENT.RESUME lifts it")]
     Quarantined {
         /// The key.
         key: String,
-        /// Failures within the window.
+        /// Panics within the window.
         failures: u32,
     },
     /// A bounded queue is full; nothing was queued.

@@ -31,7 +31,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("EXISTS", "The agent exists already."),
     ("NOVERSION", "No such version, or it is no longer kept; AGENT.VERSIONS lists what is."),
     ("WRONGSTATE", "The agent's state does not allow this; the text says what does."),
-    ("QUARANTINED", "The agent failed too often and takes no messages; AGENT.RESUME lifts it."),
+    ("QUARANTINED", "The agent panicked too often and takes no messages; AGENT.RESUME lifts it."),
     ("BUSY", "A bounded queue is full. Nothing was queued: retry later or slow down."),
     ("FULL", "The shard's memory is full. The turn was undone."),
     ("LIMIT", "A count or size limit would be passed; the text names both numbers."),

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write to standard output: {0}")]
+#[error("cannot write to standard output")]
 pub struct Unwritten(#[from] io::Error);
 
 /// Where and how to print.

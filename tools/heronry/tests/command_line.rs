@@ -215,6 +215,7 @@ fn o2_an_output_that_takes_nothing_is_named() {
         let said = stderr(&output);
         let expected = "error: cannot write to standard output: No space left on device";
         assert!(said.starts_with(expected), "{args:?}: {said}");
+        assert_eq!(said.matches("No space").count(), 1, "{said}");
     }
 }
 

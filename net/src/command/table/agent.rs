@@ -79,7 +79,8 @@ pub const COMMANDS: &[Command] = &[
             .after("ID"),
             integer(
                 "ms",
-                "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT.",
+                "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT; while \
+                 the agent is suspended, not before it resumes.",
             )
             .after("TIMEOUT"),
             ACK,
@@ -123,7 +124,7 @@ pub const COMMANDS: &[Command] = &[
         complexity: "O(L) for L bytes",
         reply: Replies { resp3: "bulk string, shorter at the image's end.", ..RANGE },
         errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
-        example: "> AGENT.READ notebook/a 0 5\n\"hello\"",
+        example: "> AGENT.READ notebook/a 0 5\n\"\\x00\\x00\\x00\\x00\\x00\"",
         ..row("AGENT.READ", AgentVerb::Read, "Reads bytes of an agent's image.")
     },
     Command {
@@ -248,14 +249,15 @@ pub const COMMANDS: &[Command] = &[
         complexity: "O(D) for D pages that differ",
         reply: same("array of `[start, length]` pairs of integers, in bytes, ascending, merged."),
         errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "NOVERSION", "BUSY", "TRYAGAIN"],
-        example: "> AGENT.DIFF notebook/a @before\n1) 1) (integer) 0\n   2) (integer) 5",
+        example: "> AGENT.DIFF notebook/a 1 @before\n1) 1) (integer) 0\n   2) (integer) 5",
         ..row("AGENT.DIFF", AgentVerb::Diff, "The byte ranges in which two versions differ.")
     },
     Command {
         complexity: "O(B) for B branches of the parent",
         reply: same("integer: the version that is now the parent's present."),
         errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "BUSY", "FULL", "LIMIT", "TRYAGAIN"],
-        example: "> AGENT.COMMIT notebook/a~risky\n(integer) 3",
+        example: "> AGENT.WRITE notebook/a~risky 0 bye\n(integer) 2\n\
+                  > AGENT.COMMIT notebook/a~risky\n(integer) 3",
         ..row(
             "AGENT.COMMIT",
             AgentVerb::Commit,
@@ -266,16 +268,22 @@ pub const COMMANDS: &[Command] = &[
         flags: &["write", "fast"],
         errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "BUSY", "TRYAGAIN"],
         example: "> AGENT.SUSPEND notebook/a\nOK",
-        ..row("AGENT.SUSPEND", AgentVerb::Suspend, "Stops an agent's turns; its messages wait.")
+        ..row(
+            "AGENT.SUSPEND",
+            AgentVerb::Suspend,
+            "Stops an agent's turns; its messages wait, also those past their TIMEOUT: they are \
+             answered when it resumes. OK if it is suspended already; WRONGSTATE if it is \
+             quarantined.",
+        )
     },
     Command {
         flags: &["write", "fast"],
-        errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "TRYAGAIN"],
+        errors: &["BADKEY", "NOAGENT", "LOST", "TRYAGAIN"],
         example: "> AGENT.RESUME notebook/a\nOK",
         ..row(
             "AGENT.RESUME",
             AgentVerb::Resume,
-            "Lets a suspended or quarantined agent take turns again.",
+            "Lets a suspended or quarantined agent take turns again. OK if it takes them already.",
         )
     },
     Command {
@@ -296,7 +304,7 @@ pub const COMMANDS: &[Command] = &[
             resp2: "flat array of names and values.",
         },
         errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
-        example: "> AGENT.INFO notebook/a\n 1) \"key\"\n 2) \"notebook/a\"\n...",
+        example: "> AGENT.INFO counter/hits\n 1) \"key\"\n 2) \"counter/hits\"\n...",
         ..row("AGENT.INFO", AgentVerb::Info, "Describes an agent.")
     },
     Command {
@@ -321,7 +329,7 @@ pub const COMMANDS: &[Command] = &[
              is listed at least once.",
         ),
         errors: &["BADVALUE", "TRYAGAIN"],
-        example: "> AGENT.LIST MATCH notebook/* COUNT 10\n1) \"0\"\n2) 1) \"notebook/a\"",
+        example: "> AGENT.LIST MATCH counter/* COUNT 10\n1) \"0\"\n2) 1) \"counter/hits\"",
         ..row("AGENT.LIST", AgentVerb::List, "Pages through the agents of all shards.")
     },
     Command {
@@ -329,11 +337,12 @@ pub const COMMANDS: &[Command] = &[
         args: &[integer("count", "1 to 1000, default 10. How many.").after("COUNT")],
         complexity: "O(S) for S shards",
         reply: same(
-            "array of `[key, turns]` pairs, busiest first; `turns` is an estimate that is never \
-             too low. Shards that are restarting are left out.",
+            "array of `[key, turns]` pairs, busiest first. One turn in 16 is looked at; `turns` is \
+             16 for each that is surely the agent's, halved every 10 s, and agents \
+             without one are left out, as are shards that are restarting.",
         ),
         errors: &["BADVALUE", "TRYAGAIN"],
-        example: "> AGENT.HOTTEST COUNT 1\n1) 1) \"counter/hits\"\n   2) (integer) 2",
+        example: "> AGENT.HOTTEST COUNT 1\n1) 1) \"counter/hits\"\n   2) (integer) 16",
         ..row("AGENT.HOTTEST", AgentVerb::Hottest, "The busiest agents of late, of all shards.")
     },
 ];

@@ -143,7 +143,7 @@ const CLIENT: &[Command] = &[
             resp3: "verbatim string: one line of `name=value` pairs.",
             resp2: "the same as a bulk string.",
         },
-        example: "> CLIENT INFO\nid=1024 name= resp=2 pipeline=0 lib-name= lib-ver=",
+        example: "> CLIENT INFO\nid=1024 name=worker-1 resp=2 pipeline=0 lib-name=mylib lib-ver=",
         ..row("CLIENT|INFO", Action::ClientInfo, "Describes this connection.")
     },
     Command {
@@ -151,7 +151,7 @@ const CLIENT: &[Command] = &[
             resp3: "verbatim string: the line of CLIENT INFO.",
             resp2: "the same as a bulk string.",
         },
-        example: "> CLIENT LIST\nid=1024 name= resp=2 pipeline=0 lib-name= lib-ver=",
+        example: "> CLIENT LIST\nid=1024 name=worker-1 resp=2 pipeline=0 lib-name=mylib lib-ver=",
         ..row(
             "CLIENT|LIST",
             Action::ClientList,

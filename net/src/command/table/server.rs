@@ -41,7 +41,7 @@ pub const COMMANDS: &[Command] = &[
                     An unknown section is empty.",
             resp2: "the same as a bulk string.",
         },
-        example: "> INFO clients\n# Clients\nconnected_clients:1\nclients_shard:0",
+        example: "> INFO clients\n# Clients\nconnected_clients:1\nopened_connections:1\n...",
         ..row(
             "INFO",
             Action::Info,
@@ -69,7 +69,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         complexity: "O(T) for T templates",
         reply: Replies { resp3: "map from name to summary.", resp2: "flat array of both." },
-        example: "> TEMPLATE.LIST\n1) \"echo\"\n2) \"answers each message with itself\"\n...",
+        example: "> TEMPLATE.LIST\n1) \"echo\"\n2) \"replies the message\"\n...",
         ..row("TEMPLATE.LIST", Action::TemplateList, "The templates that agents are made from.")
     },
     Command {
