@@ -248,7 +248,16 @@ pub const COMMANDS: &[Command] = &[
         ],
         complexity: "O(D) for D pages that differ",
         reply: same("array of `[start, length]` pairs of integers, in bytes, ascending, merged."),
-        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "NOVERSION", "BUSY", "TRYAGAIN"],
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOAGENT",
+            "LOST",
+            "NOVERSION",
+            "BUSY",
+            "LIMIT",
+            "TRYAGAIN",
+        ],
         example: "> AGENT.DIFF notebook/a 1 @before\n1) 1) (integer) 0\n   2) (integer) 5",
         ..row("AGENT.DIFF", AgentVerb::Diff, "The byte ranges in which two versions differ.")
     },
