@@ -21,8 +21,8 @@ const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Most send buffers kept for reuse.
 const SPARE_COUNT_MAX: usize = 64;
 
-/// Most bytes that a lingering connection discards: the largest payload by far, and a full pipeline
-/// of smaller ones.
+/// Most bytes that a lingering connection discards: the largest payload that can be configured,
+/// four times over.
 const LINGER_BYTES_MAX: u64 = 256 << 20;
 /// Most connections past the limit that linger at a time.
 const REFUSED_COUNT_MAX: u32 = 64;

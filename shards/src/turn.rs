@@ -31,7 +31,7 @@ const SLEEP_MAX: Nanos = Nanos::from_ms(100);
 const EXPIRE_MIN: Nanos = Nanos::from_ms(1);
 /// Pause before accepting again when descriptors or memory ran out.
 const ACCEPT_PAUSE: Nanos = Nanos::from_ms(100);
-/// How long a stopping shard waits for its answers to leave.
+/// How long a stopping shard waits for its answers to leave and its clients to finish.
 const DRAIN_MAX: Nanos = Nanos::from_ms(1_000);
 /// Counters are published at least once in this many passes, and before every sleep.
 const PUBLISH_PASSES: u32 = 64;
