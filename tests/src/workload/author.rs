@@ -50,6 +50,8 @@ struct Batch {
     ghosts: BTreeSet<String>,
     /// Agents that were suspended or resumed by it.
     turned: BTreeSet<String>,
+    /// Relays, and whether it rolls them back: then their calls must not matter.
+    rolled: BTreeMap<String, bool>,
     /// What comes of the batch if every operation is served.
     ahead: Oracle,
 }
@@ -91,6 +93,24 @@ impl Author {
         (0..2).map(|n| (format!("relay/c{me}-{n}"), targets(n))).collect()
     }
 
+    /// The agent that relays call when they may lose the reply: nothing comes of that.
+    pub fn echo(&self) -> String {
+        format!("echo/c{}-t", self.me)
+    }
+
+    /// A message that is too late: its agent is suspended until its deadline has passed.
+    pub fn late(&mut self, oracle: &Oracle) -> Vec<Command> {
+        let pool = self.pool();
+        let key = &pool[self.rng.usize(..pool.len())];
+        let active = oracle.agent(key).is_some_and(|agent| agent.state() == State::Active);
+        if !self.held || !active {
+            return Vec::new();
+        }
+        let timeout_ms = Some(self.rng.u64(1..5));
+        let message = Op::Send { payload: b"late".into(), id: None, timeout_ms };
+        [Op::Suspend, message, Op::Resume].map(|op| Command::new(key, op)).into()
+    }
+
     /// The counter that messages which nobody awaits go to.
     pub fn unawaited(&self) -> String {
         format!("counter/c{}-sent", self.me)
@@ -106,6 +126,7 @@ impl Author {
             commands: Vec::new(),
             touched: BTreeMap::new(),
             turned: BTreeSet::new(),
+            rolled: BTreeMap::new(),
             ahead: oracle.clone(),
         };
         while batch.commands.len() < count {
@@ -361,14 +382,17 @@ impl Author {
         let (relay, targets) = &relays[self.rng.usize(..relays.len())];
         let target = &targets[self.rng.usize(..targets.len())];
         let me = self.me;
-        let inner = match self.rng.u8(..16) {
+        let chance = self.rng.u8(..4) == 0;
+        let rolled = *batch.rolled.entry(relay.clone()).or_insert(chance);
+        let choice = if rolled { self.rng.u8(3..8) } else { self.rng.u8(..16) };
+        let inner = match choice {
             0 => b"!bad".to_vec(),
             1 => format!("nothing/c{me} hello").into_bytes(),
             2 => format!("counter/c{me}~absent 1").into_bytes(),
             3 => format!("!{} 1", self.unawaited()).into_bytes(),
             // What comes back to the relay queues up behind what was sent to it since.
-            4 => format!("{relay} echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
-            5..8 => format!("echo/c{me}-t {}", self.rng.u64(..)).into_bytes(),
+            4 => format!("{relay} {} {}", self.echo(), self.rng.u64(..)).into_bytes(),
+            5..8 => format!("{} {}", self.echo(), self.rng.u64(..)).into_bytes(),
             _ => {
                 let message = match template(target) {
                     "counter" => self.counter(),
@@ -381,10 +405,14 @@ impl Author {
         };
         // A retry waits with the first try while that is open, and then has its reply, whatever came
         // of it; only a reply that is always good is the same either way.
-        let always_good = inner.starts_with(format!("echo/c{me}-t ").as_bytes());
+        let always_good = inner.starts_with(format!("{} ", self.echo()).as_bytes());
         let id = (always_good && self.rng.bool()).then(|| format!("r{}", self.rng.u8(..3)));
         let op = Op::Send { payload: inner, id, timeout_ms: None };
         batch.push(Command::new(relay.clone(), op));
+        if rolled && self.rng.bool() {
+            // What the relay awaits then is dropped, if it has not returned yet.
+            batch.push(Command::new(relay.clone(), Op::Rollback { to: None }));
+        }
     }
 
     /// A command that is refused, or has nothing to do with agents.

@@ -91,6 +91,9 @@ impl Client {
         for _ in 0..self.plan.batch_count {
             let commands = self.author.batch(&self.oracle);
             self.play(commands, true).await;
+            if self.author.rng().u8(..4) == 0 {
+                self.send_late().await;
+            }
         }
         self.hub.close();
         self.play(Vec::new(), false).await;
@@ -106,6 +109,7 @@ impl Client {
         for (relay, _) in self.author.relays() {
             commands.push(Command::new(relay, Op::Create { image_bytes: 0 }));
         }
+        commands.push(Command::new(self.author.echo(), Op::Create { image_bytes: 0 }));
         if !self.oracle.rules().create_on_send {
             let own = self
                 .author
@@ -132,17 +136,42 @@ impl Client {
         let cut = may_cut && self.author.rng().u8(..100) < self.plan.cut_percent;
         let cut_at = cut.then(|| self.author.rng().usize(..=commands.len()));
         let mut batch = Batch { replies: vec![None; commands.len()], commands, deaths };
-        self.exchange(&mut batch, cut_at).await;
+        let split = self.author.rng().usize(..=batch.commands.len());
+        let pause = self.author.rng().u64(..5_000) * u64::from(self.author.rng().u8(..4) == 0);
+        self.exchange(&mut batch, cut_at, (split, Nanos::from_us(pause))).await;
         self.compare(batch).await;
     }
 
-    async fn exchange(&mut self, batch: &mut Batch, cut_at: Option<usize>) {
+    /// A message whose deadline passes while its agent is suspended is refused, and does nothing.
+    async fn send_late(&mut self) {
+        let commands = self.author.late(&self.oracle);
+        if commands.is_empty() {
+            return;
+        }
+        self.note_deaths(&BTreeMap::new());
+        let (replies, deaths) = (vec![None; commands.len()], self.heard.clone());
+        let mut batch = Batch { replies, commands, deaths };
+        self.exchange(&mut batch, None, (2, Nanos::from_ms(30))).await;
+        if batch.replies[0].as_ref().is_some_and(|reply| Answer::Done.is(reply)) {
+            let late = batch.replies[1].as_ref().and_then(code_of);
+            let known = matches!(late, None | Some("TIMEOUT" | "TRYAGAIN" | "LOST" | "BUSY"));
+            let none = late.is_none() && batch.replies[1].is_some();
+            assert!(known && !none, "late, but served: {:?}", batch.replies[1]);
+        }
+        self.compare(batch).await;
+    }
+
+    /// Sends a batch, with a pause after so many commands, and awaits its replies.
+    async fn exchange(
+        &mut self,
+        batch: &mut Batch,
+        cut_at: Option<usize>,
+        (split, pause): (usize, Nanos),
+    ) {
         let mut link = self.link().await;
         let count = batch.commands.len();
-        let split = self.author.rng().usize(..=count);
         link.send(&batch.commands[..split]);
-        if self.author.rng().u8(..4) == 0 {
-            let pause = Nanos::from_us(self.author.rng().u64(..5_000));
+        if pause > Nanos(0) {
             self.hub.sleep(pause).await;
         }
         link.send(&batch.commands[split..]);
@@ -223,6 +252,10 @@ impl Client {
         let mut doubt = self.dead_families(&batch);
         let mut tails: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut told = Vec::new();
+        let rolled = |key: &str| {
+            let rolls = |c: &Command| c.key == key && matches!(c.op, Op::Rollback { .. });
+            template(key) == "relay" && batch.commands.iter().any(rolls)
+        };
         let mut open = Vec::new();
         for (ticket, command) in batch.commands.iter().enumerate() {
             let reply = batch.replies[ticket].as_ref();
@@ -245,7 +278,10 @@ impl Client {
                 continue;
             }
             let Some(reply) = reply else { continue };
-            let fate = self.fate(command, reply);
+            let fate = match code_of(reply) {
+                Some("DROPPED") if rolled(&command.key) => Fate::Turned("DROPPED"),
+                _ => self.fate(command, reply),
+            };
             self.oracle.tell(ticket, &command.key, &command.op, fate);
             told.push(ticket);
         }
@@ -266,9 +302,9 @@ impl Client {
             }
         }
         self.note_deaths(&started_over);
-        let relays_gone =
-            self.author.relays().iter().any(|(relay, _)| self.oracle.agent(relay).is_none());
-        if relays_gone {
+        let relays = self.author.relays().into_iter().map(|(relay, _)| relay);
+        let mut needed = relays.chain([self.author.echo()]);
+        if needed.any(|key| self.oracle.agent(&key).is_none()) {
             Box::pin(self.make_relays()).await;
         }
     }

@@ -91,9 +91,14 @@ impl Client {
         command: &Command,
         batch: &Batch,
     ) -> Vec<Oracle> {
-        // A relay that was lost says so itself.
-        let relayed = command.key != batch.commands[ticket].key;
-        let own = |reply: &&Value| !(relayed && code_of(reply) == Some("LOST"));
+        // What a relay says of itself, or said before to the same id, is not its target's answer.
+        let asked = &batch.commands[ticket];
+        let relayed = command.key != asked.key;
+        let again = matches!(asked.op, Op::Send { id: Some(_), .. });
+        let own = |reply: &&Value| {
+            let of_relay = matches!(code_of(reply), Some("LOST" | "DROPPED"));
+            !relayed || !of_relay && !again
+        };
         let tell = |fate| {
             let mut after = before.clone();
             after.tell(ticket, &command.key, &command.op, fate);
