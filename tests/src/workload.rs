@@ -12,6 +12,7 @@ mod hub;
 mod last_look;
 mod link;
 mod recovery;
+mod vandal;
 
 use crate::oracle::{Oracle, Rules};
 use crate::sim_node::{SimNode, SimPlan};
@@ -21,7 +22,7 @@ use fastrand::Rng;
 use heronry_engine::{Nanos, PartitionConfig, ShardId};
 use heronry_net::{RespConfig, Value};
 use heronry_shards::sim::{Step, WorldConfig};
-use hub::Hub;
+use hub::{About, Hub};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -100,7 +101,7 @@ fn setting(seed: u64) -> Setting {
         dedupe_max: if faults { 1_024 } else { pick(&mut rng, &[64, 2, 0]) as u32 },
         quarantine_failures: pick(&mut rng, &[5, 2, 0]) as u32,
         quarantine_window: Nanos::from_ms(1_000_000_000),
-        call_timeout: Nanos::from_ms(1_000_000),
+        call_timeout: Nanos::from_ms(3_000),
         create_on_send: rng.u8(..6) != 0,
         image_bytes_max: 300_000,
         ..PartitionConfig::default()
@@ -166,7 +167,9 @@ pub fn run(seed: u64) -> Outcome {
     let mut rng = Rng::with_seed(seed ^ 0xFA17);
     let mut node = SimNode::new(node);
     let shard_count = node.plan().shard_count;
-    let hub = Hub::new(node.world.clone(), shard_count, busy, mode == Mode::Tight, faults);
+    let call_timeout = node.plan().partition.call_timeout;
+    let about = About { shard_count, busy, full: mode == Mode::Tight, faults, call_timeout };
+    let hub = Hub::new(node.world.clone(), about);
     let hub = Rc::new(hub);
     let mut futures: Vec<Task> = Vec::new();
     for me in 0..clients {
@@ -174,6 +177,10 @@ pub fn run(seed: u64) -> Outcome {
         let plan = Plan { me, batch_count, cut_percent };
         let client = Client::new(Rc::clone(&hub), plan, author, Oracle::new(rules.clone()));
         futures.push(Some(Box::pin(client.run())));
+    }
+    if rng.bool() {
+        let vandal = vandal::run(Rc::clone(&hub), Rng::with_seed(rng.u64(..)), batch_count);
+        futures.push(Some(Box::pin(vandal)));
     }
     let mut death_count = 0;
     let mut step_count = 0;

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of a run without `HERONRY_SEEDS`.
-const SEEDS_DEFAULT: u64 = 200;
+const SEEDS_DEFAULT: u64 = 2_000;
 
 /// Seeds that once failed, and what they found.
 const REGRESSIONS: &[(u64, &str)] = &[];

@@ -46,7 +46,7 @@ pub struct Client {
     pub(super) plan: Plan,
     pub(super) author: Author,
     pub(super) oracle: Oracle,
-    link: Option<Link>,
+    pub(super) link: Option<Link>,
     /// Deaths per shard that the oracle has heard of.
     heard: Vec<u32>,
     /// Messages that relays may have sent on without waiting, and those that they surely have.
@@ -99,6 +99,9 @@ impl Client {
         self.play(Vec::new(), false).await;
         self.read_back().await;
         self.check_list().await;
+        if self.author.rng().u8(..8) == 0 {
+            self.check_call_timeout().await;
+        }
         self.end_all().await;
     }
 
@@ -194,7 +197,7 @@ impl Client {
     }
 
     /// A connection to some shard that is up.
-    async fn link(&mut self) -> Link {
+    pub(super) async fn link(&mut self) -> Link {
         if let Some(link) = self.link.take() {
             return link;
         }

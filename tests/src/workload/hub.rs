@@ -21,6 +21,20 @@ pub struct Shared {
     died: bool,
 }
 
+/// What clients know of their node.
+pub struct About {
+    /// Shards of the node.
+    pub shard_count: u16,
+    /// Whether a bounded queue may be found full.
+    pub busy: bool,
+    /// Whether arenas may be found full.
+    pub full: bool,
+    /// Whether shards die or connections break.
+    pub faults: bool,
+    /// How long an agent awaits a call.
+    pub call_timeout: Nanos,
+}
+
 /// What one run's clients share.
 pub struct Hub {
     /// The world.
@@ -33,6 +47,8 @@ pub struct Hub {
     pub full: bool,
     /// Whether shards die or connections break.
     pub faults: bool,
+    /// How long an agent awaits a call.
+    pub call_timeout: Nanos,
     /// Times each shard died.
     deaths: RefCell<Vec<u32>>,
     logged: Option<String>,
@@ -50,13 +66,15 @@ pub struct Hub {
 
 impl Hub {
     /// A hub of a world that has just begun.
-    pub fn new(world: World, shard_count: u16, busy: bool, full: bool, faults: bool) -> Hub {
+    pub fn new(world: World, about: About) -> Hub {
+        let About { shard_count, busy, full, faults, call_timeout } = about;
         Hub {
             world,
             shard_count,
             busy,
             full,
             faults,
+            call_timeout,
             deaths: RefCell::new(vec![0; usize::from(shard_count)]),
             logged: std::env::var("HERONRY_SIM_KEY").ok(),
             closing: Cell::default(),

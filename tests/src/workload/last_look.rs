@@ -3,8 +3,10 @@
 //! Owns: what is compared when nothing else is under way.  Not: what is right (`oracle`).
 
 use super::client::{Client, PART, QUIET};
+use super::link::Got;
 use crate::op::{At, Command, Op};
 use crate::oracle::answer::{Answer, code_of};
+use heronry_engine::Nanos;
 use heronry_net::Value;
 use std::collections::BTreeSet;
 
@@ -64,6 +66,35 @@ impl Client {
             if cursor == "0" {
                 return found;
             }
+        }
+    }
+
+    /// A call to an agent that takes no turns comes back at its deadline, on a node where nothing
+    /// else happens too.
+    pub(super) async fn check_call_timeout(&mut self) {
+        let target = format!("echo/c{}-held", self.plan.me);
+        for op in [Op::Create { image_bytes: 0 }, Op::Suspend] {
+            self.ask(&Command::new(target.clone(), op)).await;
+        }
+        let (relay, _) = self.author.relays().swap_remove(0);
+        let mut link = self.link().await;
+        let began = self.hub.world.now();
+        link.send(&[Command::new(relay, Op::send(format!("{target} hello")))]);
+        match link.reply(began.after(Nanos::from_ms(10_000))).await {
+            Got::Reply(value) => {
+                let busy = self.hub.busy && code_of(&value) == Some("BUSY");
+                assert!(busy || code_of(&value) == Some("TIMEOUT"), "a call that waits: {value:?}");
+                let waited = self.hub.world.now().since(began);
+                let timeout = self.hub.call_timeout;
+                let range = timeout..=timeout.after(Nanos::from_ms(150));
+                assert!(busy || range.contains(&waited), "{waited:?} is not in {range:?}");
+                self.link = Some(link);
+            }
+            Got::Closed => assert!(self.hub.faults, "a connection broke by itself"),
+            Got::Late => panic!("a call outlived its deadline"),
+        }
+        for op in [Op::Resume, Op::Terminate] {
+            self.ask(&Command::new(target.clone(), op)).await;
         }
     }
 
