@@ -1,6 +1,7 @@
 //! `mischief`: a behaviour that fails in every way there is, for tests.
 //!
 //! Owns: image byte 0, a mark that only good turns leave.  Not: anything a node deploys.
+//! F1  every turn has written before it fails, so that an undo that is left out shows.
 
 use bytes::Bytes;
 use heronry_engine::limits::EFFECT_COUNT_MAX;

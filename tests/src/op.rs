@@ -1,6 +1,7 @@
 //! What a simulated client asks of an agent, as data: sent as RESP, and told to the oracle.
 //!
-//! Owns: the wire form of each operation.  Not: what comes of it (`oracle`).
+//! Owns: the wire form of each operation, by the grammar of docs/commands.md.
+//! Not: what comes of it (`oracle`), when it is asked (`workload`).
 
 use heronry_net::resp::encode::encode_request;
 

@@ -1,7 +1,8 @@
 //! A simulated node: real shards (mesh, partition, gateway, loop) in a world of virtual time.
 //!
 //! Owns: how the parts of a shard are put together, its deaths and restarts as a supervisor does
-//! them, arenas that worlds use again.  Not: what clients do (`workload`), what is right (`oracle`).
+//! them, arenas that worlds use again.
+//! Not: what clients do (`workload`), what is right (`oracle`).
 //! N1  every partition is checked whole, every so many passes and at its end.
 //! N2  a node is a pure function of its plan and of what its clients do.
 

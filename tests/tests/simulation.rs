@@ -1,7 +1,8 @@
 //! Simulation: several shards of the real code, under a seeded schedule, beside an oracle.
 //!
 //! `HERONRY_SEEDS=5000 cargo test -p heronry-tests --test simulation` runs that many seeds;
-//! `HERONRY_SEED=123 cargo test -p heronry-tests --test simulation -- one_seed` replays one.
+//! `HERONRY_SEED=123 cargo test -p heronry-tests --test simulation -- one_seed` replays one, and
+//! `HERONRY_SIM_KEY=notebook/c0-1` shows what is asked of agents whose key begins so.
 
 use heronry_tests::mischief::ON_PURPOSE;
 use heronry_tests::workload::{Mode, Outcome, run};
@@ -13,7 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SEEDS_DEFAULT: u64 = 2_000;
 
 /// Seeds that once failed, and what they found.
-const REGRESSIONS: &[(u64, &str)] = &[];
+const REGRESSIONS: &[(u64, &str)] = &[
+    (4, "a call was not timed out while its shard was idle"),
+    (13, "a connection that paused and resumed within one pass was not decoded again"),
+    (17, "the same, with a pipeline of one"),
+];
 
 fn number_from(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;

@@ -1,6 +1,7 @@
 //! One agent as the oracle keeps it: its image, its versions, what waits, what it remembers.
 //!
-//! Owns: sealing, retention, labels.  Not: which verb does what (`oracle.rs`).
+//! Owns: sealing, retention, labels, the memory of request ids.
+//! Not: which verb does what (`oracle.rs`), what a message does (`behaviour.rs`).
 
 use super::answer::{Answer, Row};
 use super::memory::Memory;

@@ -1,6 +1,7 @@
 //! What the oracle expects of a reply, and whether a reply is that.
 //!
-//! Owns: the comparison, for RESP2 and RESP3 alike.  Not: what is right.
+//! Owns: the comparison, for RESP2 and RESP3 alike; the form of a null or a map may differ, what
+//! it says may not.  Not: what is right.
 
 use heronry_net::Value;
 

@@ -1,6 +1,7 @@
 //! What the templates do, in the plainest way: a message and an image in, a reply out.
 //!
-//! Owns: the replies of notebook, counter, echo and mischief.  Not: undo, sealing, relays.
+//! Owns: the replies of notebook, counter, echo and mischief, written from their descriptions.
+//! Not: undo, sealing, relays, which `oracle.rs` has.
 
 use super::Rules;
 use super::answer::Answer;

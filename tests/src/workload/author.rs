@@ -403,8 +403,8 @@ impl Author {
                 format!("{target} {message}").into_bytes()
             }
         };
-        // A retry waits with the first try while that is open, and then has its reply, whatever came
-        // of it; only a reply that is always good is the same either way.
+        // A retry waits with the first try while that is open, and then has its reply, whatever
+        // came of it; only a reply that is always good is the same either way.
         let always_good = inner.starts_with(format!("{} ", self.echo()).as_bytes());
         let id = (always_good && self.rng.bool()).then(|| format!("r{}", self.rng.u8(..3)));
         let op = Op::Send { payload: inner, id, timeout_ms: None };

@@ -2,7 +2,8 @@
 //! at the end.
 //!
 //! Owns: its connection and its oracle.  [`super::recovery`] finds out what is true after a fault,
-//! [`super::last_look`] compares everything.  Not: what it asks (`author`), what is right (`oracle`).
+//! [`super::last_look`] compares everything.
+//! Not: what it asks (`author`), what is right (`oracle`).
 //! C1  a reply that can be known is known; what cannot be known (a full queue or arena, a deadline,
 //!     the tail of a broken connection) is one of its possible outcomes.
 //! C2  replies come; a client that waits for long lets go of what it has suspended, and nothing

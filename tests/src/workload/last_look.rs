@@ -1,6 +1,7 @@
 //! The last look of a client: every image, every version, every listing; then all is ended.
 //!
 //! Owns: what is compared when nothing else is under way.  Not: what is right (`oracle`).
+//! L1  no agent is left that the oracle does not know, and none that it knows is missing.
 
 use super::client::{Client, PART, QUIET};
 use super::link::Got;

@@ -1,6 +1,7 @@
 //! One client's connection to one shard: bytes out, replies in, in virtual time.
 //!
-//! Owns: decoding, the trace of what was received.  Not: what is asked.
+//! Owns: decoding, the trace of what was received, who waits.
+//! Not: what is asked, and what to do about a connection that is gone.
 
 use super::hub::Hub;
 use crate::op::Command;

@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 const OUTCOMES_MAX: usize = 400;
 
 impl Client {
-    /// Finds out which of the possible outcomes of `tail` came true for a family. False: that cannot
-    /// be told.
+    /// Finds out which of the possible outcomes of `tail` came true for a family. False: that
+    /// cannot be told.
     pub(super) async fn find_out(&mut self, family: &str, batch: &Batch, tail: &[usize]) -> bool {
         if template(family) == "relay" || self.died_since(family, batch) {
             return false;

@@ -1,6 +1,7 @@
 //! A client that breaks the protocol, and leaves in the middle of things.
 //!
 //! Owns: bytes that no client library sends.  Not: any agent; nobody else may notice.
+//! V1  what cannot be decoded is refused with a word, and its connection closed.
 
 use super::hub::Hub;
 use super::link::{Got, Link};
