@@ -7,6 +7,8 @@
 //! U2  no shard process outlives the thread in `supervise`: the kernel ends it (S2 of `seat`).
 //! U3  asked to stop, every shard ends by itself, or is killed after `STOP_WAIT`.
 
+mod life;
+
 use crate::control::ShardState;
 use crate::driver::Doorbells;
 use crate::roster::{Roster, RosterError};
@@ -15,14 +17,14 @@ use crate::shared::{ShardPlan, Shared, SharedError};
 use command_fds::{CommandFdExt, FdMapping};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use heronry_engine::{Nanos, ShardId};
+use life::Life;
 use rustix::event::{EventfdFlags, eventfd};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Set for shard processes: they are started by a supervisor, not by hand.
@@ -234,13 +236,6 @@ struct Post {
     reported_turn: Nanos,
 }
 
-enum Life {
-    Due { at: Instant },
-    Process { child: Child },
-    Thread { handle: JoinHandle<Result<(), ShardError>> },
-    Over,
-}
-
 impl Node {
     fn new(plan: NodePlan, run: RunShard) -> Result<Node, SupervisorError> {
         let shard_count = u16::try_from(plan.seats.len()).map_err(io::Error::other)?;
@@ -324,7 +319,7 @@ impl Node {
     /// Notes which shards have ended.
     fn reap(&mut self, notice: &mut Notify<'_>) -> Result<(), SupervisorError> {
         for idx in 0..self.posts.len() {
-            if let Some(how) = ended(&mut self.posts[idx].life)? {
+            if let Some(how) = self.posts[idx].life.ended()? {
                 self.note_end(idx, how, notice)?;
             }
         }
@@ -411,7 +406,7 @@ impl Node {
             ring_all(&self.eventfds);
             let mut alive = None;
             for (idx, post) in self.posts.iter_mut().enumerate() {
-                if matches!(post.life, Life::Due { .. }) || ended(&mut post.life)?.is_some() {
+                if matches!(post.life, Life::Due { .. }) || post.life.ended()?.is_some() {
                     post.life = Life::Over;
                 } else if !matches!(post.life, Life::Over) {
                     alive = Some(self.plan.seats[idx].shard);
@@ -468,33 +463,6 @@ fn kill_if_silent(
         notice(Notice::Hung { shard, silent });
         // Fails only when it has just ended by itself.
         let _ = child.kill();
-    }
-}
-
-/// How a shard ended; `None` while it runs.
-fn ended(life: &mut Life) -> io::Result<Option<String>> {
-    match life {
-        Life::Process { child } => Ok(child.try_wait()?.map(describe)),
-        Life::Thread { handle } if handle.is_finished() => {
-            let Life::Thread { handle } = std::mem::replace(life, Life::Over) else {
-                unreachable!("U1: matched just above");
-            };
-            let how = match handle.join() {
-                Ok(Ok(())) => "its thread returned".into(),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "its thread panicked".into(),
-            };
-            Ok(Some(how))
-        }
-        _ => Ok(None),
-    }
-}
-
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (_, Some(signal)) => format!("killed by signal {signal}"),
-        (Some(code), None) => format!("exit status {code}"),
-        (None, None) => "unknown status".into(),
     }
 }
 

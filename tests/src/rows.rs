@@ -1,4 +1,5 @@
-//! What SHARD.LIST says, column by column.
+//! What SHARD.LIST says, column by column, for tests that follow a shard's process, its state or
+//! its counters.
 //!
 //! Owns: finding a field in each shard's row.  Not: asking for anything else.
 
