@@ -115,7 +115,7 @@ impl Resp {
         Ok(())
     }
 
-    /// AUTH [username] password.
+    /// `AUTH [username] password`.
     fn auth(&mut self, session: &mut Session, args: &Args<'_>) -> Result<(), Fault> {
         if args.count() == 2 {
             if self.password.is_none() {
