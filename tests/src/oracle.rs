@@ -189,6 +189,14 @@ impl Oracle {
                 self.agent_mut(key).queue.push_back(queued);
                 return None;
             }
+            (Some(_), Fate::Turned("DROPPED")) => {
+                // It was open for a while, and had a place among the ids.
+                let ids_max = self.rules.dedupe_max as usize;
+                if matches!(op, Op::Send { id: Some(_), .. }) {
+                    self.agent_mut(key).make_room(ids_max.saturating_sub(1));
+                }
+                return Some(Answer::Refused("DROPPED"));
+            }
             (_, Fate::Turned(code)) => return Some(Answer::Refused(code)),
             (None, _) => {
                 if let Some(answer) = self.admit_absent(key, op) {

@@ -239,10 +239,15 @@ impl Agent {
         self.seen.iter().find(|(seen, _)| seen == id).map(|(_, answer)| answer.clone())
     }
 
-    pub(super) fn remember(&mut self, id: &str, answer: &Answer, rules: &Rules) {
-        self.seen.push_back((id.to_owned(), answer.clone()));
-        while self.seen.len() > rules.dedupe_max as usize {
+    /// Forgets the oldest ids until `count_max` are left.
+    pub(super) fn make_room(&mut self, count_max: usize) {
+        while self.seen.len() > count_max {
             self.seen.pop_front();
         }
+    }
+
+    pub(super) fn remember(&mut self, id: &str, answer: &Answer, rules: &Rules) {
+        self.seen.push_back((id.to_owned(), answer.clone()));
+        self.make_room(rules.dedupe_max as usize);
     }
 }
