@@ -72,9 +72,12 @@ fn words(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A number with at most three significant decimals and thousands told apart.
+/// A number with two decimals, three below a tenth, and thousands told apart.
 fn figure(value: &Value) -> String {
     let Some(number) = value.as_f64() else { return words(value) };
+    if number != 0.0 && number.abs() < 0.1 {
+        return format!("{number:.3}");
+    }
     if number.abs() < 100.0 && number.fract() != 0.0 {
         return format!("{number:.2}");
     }
