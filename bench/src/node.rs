@@ -228,10 +228,10 @@ mod tests {
 
     #[test]
     fn q2_the_readiness_line_is_read_and_nothing_else_is_taken_for_it() {
-        let ready = parse_ready("ready: tcp 127.0.0.1:7373 unix /tmp/a b.sock shards 2\n");
+        let ready = parse_ready("ready: tcp 127.0.0.1:7373 unix /run/a b.sock shards 2\n");
         let ready = ready.expect("a readiness line");
         assert_eq!(ready.tcp, Addr::Tcp("127.0.0.1:7373".parse().expect("an address")));
-        assert_eq!(ready.unix, Addr::Unix("/tmp/a b.sock".into()));
+        assert_eq!(ready.unix, Addr::Unix("/run/a b.sock".into()));
         assert_eq!(ready.shards, 2);
         assert_eq!(parse_ready("ready: soon"), None);
         assert_eq!(parse_ready("tcp 127.0.0.1:1 unix x shards 1"), None);
