@@ -6,11 +6,13 @@
 //! A2  a quarantined agent's mailbox is empty; a suspended one's holds no control verb.
 //! A3  what an idle agent has not used takes no memory: see [`Rare`].
 
+use crate::behaviour::{RequestId, Restored};
 use crate::id::{AgentId, CallId, Nanos, TenantId};
 use crate::image::Image;
 use crate::key::AgentKey;
 use crate::mailbox::Mailbox;
 use crate::partition::dedupe::Dedupe;
+use crate::partition::serving::Serving;
 use crate::slots::NIL;
 use crate::version::VersionTree;
 use std::collections::VecDeque;
@@ -105,6 +107,12 @@ pub(crate) struct Rare {
     pub(crate) dedupe: Dedupe,
     /// Calls that are open or whose result waits in the mailbox.
     pub(crate) calls: Vec<CallId>,
+    /// Requests that the agent keeps open.
+    pub(crate) held: Vec<RequestId>,
+    /// The request whose turn has paused.
+    pub(crate) paused: Option<Serving>,
+    /// How the image came here, until a turn has seen it.
+    pub(crate) restored: Option<Restored>,
     /// When the latest turns failed; those of the quarantine's window.
     pub(crate) failures: VecDeque<Nanos>,
 }
@@ -179,6 +187,21 @@ impl Agent {
     /// Calls that the agent awaits.
     pub(crate) fn call_count(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| rare.calls.len())
+    }
+
+    /// How the image came here, until a turn has seen it.
+    pub(crate) fn restored(&self) -> Option<Restored> {
+        self.rare.as_ref().and_then(|rare| rare.restored)
+    }
+
+    /// Whether a turn of the agent has paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.paused.is_some())
+    }
+
+    /// Whether the agent has something to do (V3).
+    pub(crate) fn is_due(&self) -> bool {
+        !self.state.is_held() && (!self.mailbox.is_empty() || self.is_paused())
     }
 
     /// Failures within the quarantine's window, as of the last one.

@@ -1,31 +1,42 @@
-//! Behaviours: native code that handles an agent's messages, one turn at a time.
+//! Behaviours: code that handles an agent's messages, one turn at a time.
 //!
-//! Owns: what a behaviour sees of its agent (a [`Turn`]) and how it says that it failed.  Not:
-//! undo, sealing and the release of effects (`partition/turns.rs`).
-//! B1  a behaviour keeps nothing of an agent outside the image, so a version is the whole agent.
+//! Owns: the trait, and how a behaviour says that it failed.  Not: what it sees of its agent
+//! (`behaviour/turn.rs`); undo, sealing and the release of effects (`partition/turns.rs`).
+//! B1  a behaviour keeps nothing of an agent outside the image but what it can make anew from it,
+//!     so a version is the whole agent.
 //! B2  sends, calls and the reply wait in the turn's draft; a failed turn leaves none of them.
 
 pub mod counter;
 pub mod echo;
 pub mod notebook;
 pub mod relay;
+mod turn;
 
-use crate::id::{CallId, Nanos};
+use crate::id::{AgentId, CallId, VersionId};
 use crate::image::Image;
-use crate::key::AgentKey;
-use crate::limits::EFFECT_COUNT_MAX;
-use crate::page::{PageError, PageStore};
+use crate::page::{PAGE_BYTES, PageError, PageStore};
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use std::borrow::Cow;
 
-/// Native code behind a template. It is shared by all agents of the template (B1).
-pub trait Behaviour: Sync {
+pub(crate) use turn::{Allowance, Draft, Effect, EffectKind};
+pub use turn::{Own, RequestId, Turn};
+
+/// A behaviour of native code: part of the program, the same for all its shards.
+pub type Native = &'static (dyn Behaviour + Sync);
+
+/// Code behind a template. It is shared by all agents of the template on a shard (B1).
+pub trait Behaviour {
     /// The template's name, as in `name/agent`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// One line for people: what it does and which messages it takes.
-    fn summary(&self) -> &'static str;
+    fn summary(&self) -> &str;
+
+    /// Which deployment of the template this is, from 1.
+    fn number(&self) -> u32 {
+        1
+    }
 
     /// Prepares the empty image of a new agent; version 1 is sealed after it.
     fn start(&self, _turn: &mut Turn<'_>) -> Result<(), Fault> {
@@ -45,6 +56,61 @@ pub trait Behaviour: Sync {
     ) -> Result<(), Fault> {
         Ok(())
     }
+
+    /// Runs code in the agent's interpreter, for EXEC; replies as a message does.
+    fn on_exec(&self, _turn: &mut Turn<'_>, _code: &Bytes) -> Result<(), Fault> {
+        let reason = format!("template {:?} has no interpreter to run code", self.name());
+        Err(Fault::refused(reason))
+    }
+
+    /// Tells what the image awaits, as [`Behaviour::awaits`] said, that it was put in the place of
+    /// another; [`Turn::restored`] says how.
+    fn on_restored(&self, _turn: &mut Turn<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Goes on with a turn that paused ([`Turn::pause`]).
+    fn resume(&self, _turn: &mut Turn<'_>) -> Result<(), Fault> {
+        unreachable!("B1: {:?} never pauses", self.name())
+    }
+
+    /// Whether the image awaits calls or sleeps, whose end it must be told after a fork or a
+    /// rollback.
+    fn awaits(&self, _image: &Image, _store: &PageStore) -> bool {
+        false
+    }
+
+    /// What an absent page of an image reads as; `None` for zeros.
+    fn base_page(&self, _page_idx: u32) -> Option<&[u8; PAGE_BYTES]> {
+        None
+    }
+
+    /// Why clients may not WRITE into the image; `None` when they may.
+    fn sealed_off(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Drops what is kept of an agent beside its image: it ended, or its paused turn was given up.
+    fn forget(&self, _agent: AgentId, _store: &mut PageStore) {}
+}
+
+/// How an image came into the place of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restored {
+    /// The agent is a branch, the `index`th of its FORK, from 1.
+    Forked {
+        /// Its place among the branches made at once.
+        index: u32,
+        /// Whether its sleeps go on.
+        keep_timers: bool,
+    },
+    /// The agent went back to this version.
+    RolledBack {
+        /// Which.
+        version: VersionId,
+    },
+    /// The image is that of a branch, which was committed.
+    Committed,
 }
 
 /// Why a turn failed. The image goes back to what it was before the turn.
@@ -106,180 +172,5 @@ fn too_long(value: u64, limit: u64) -> Fault {
         value,
         limit,
         remedy: "use several agents or raise agents.image_bytes_max",
-    }
-}
-
-/// One thing that a turn asks of another agent.
-#[derive(Debug)]
-pub(crate) struct Effect {
-    pub(crate) to: AgentKey,
-    pub(crate) payload: Bytes,
-    /// The call that awaits the reply; `None` for a send.
-    pub(crate) call: Option<CallId>,
-}
-
-/// What a turn has produced so far (B2). Reused from turn to turn.
-#[derive(Debug, Default)]
-pub(crate) struct Draft {
-    pub(crate) reply: Option<Result<Bytes, Refusal>>,
-    pub(crate) effects: Vec<Effect>,
-    pub(crate) call_count: usize,
-    /// The first limit that the turn broke; it fails for that at its end.
-    pub(crate) broken: Option<Fault>,
-    /// Set while the page store works: a panic then is a bug of the engine, not the behaviour's.
-    pub(crate) in_store: bool,
-}
-
-impl Draft {
-    pub(crate) fn clear(&mut self) {
-        self.reply = None;
-        self.effects.clear();
-        (self.call_count, self.broken, self.in_store) = (0, None, false);
-    }
-}
-
-/// What a turn may use up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Allowance {
-    pub(crate) payload_bytes_max: usize,
-    pub(crate) image_bytes_max: u64,
-    /// Calls that the agent may still open.
-    pub(crate) call_count_max: usize,
-}
-
-/// An agent's view of itself and the world during one turn.
-pub struct Turn<'a> {
-    pub(crate) key: &'a AgentKey,
-    pub(crate) now: Nanos,
-    pub(crate) image: &'a mut Image,
-    pub(crate) store: &'a mut PageStore,
-    pub(crate) draft: &'a mut Draft,
-    pub(crate) call_next: &'a mut u64,
-    pub(crate) allowance: Allowance,
-}
-
-impl Turn<'_> {
-    /// The agent's key.
-    pub fn key(&self) -> &AgentKey {
-        self.key
-    }
-
-    /// The shard's time when the turn began.
-    pub fn now(&self) -> Nanos {
-        self.now
-    }
-
-    /// Length of the image in bytes.
-    pub fn image_len(&self) -> u64 {
-        self.image.len_bytes()
-    }
-
-    /// Fills `out` with the image's bytes from `offset`, zeros past its end.
-    pub fn read(&mut self, offset: u64, out: &mut [u8]) {
-        self.draft.in_store = true;
-        let filled = self.image.read_into(self.store, offset, out);
-        self.draft.in_store = false;
-        out[filled..].fill(0);
-    }
-
-    /// Appends up to `len` bytes of the image from `offset` to `out`; returns how many there were.
-    pub fn read_to(&mut self, offset: u64, len: usize, out: &mut Vec<u8>) -> usize {
-        self.draft.in_store = true;
-        let count = self.image.read(self.store, offset, out, len);
-        self.draft.in_store = false;
-        count
-    }
-
-    /// Writes `bytes` at `offset`; the image grows when they end past its end. On a fault nothing
-    /// was written.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let end = offset.saturating_add(bytes.len() as u64);
-        if end > self.allowance.image_bytes_max {
-            return Err(too_long(end, self.allowance.image_bytes_max));
-        }
-        self.draft.in_store = true;
-        let written = self.image.write(self.store, offset, bytes);
-        self.draft.in_store = false;
-        written?;
-        Ok(())
-    }
-
-    /// Makes the image `len_bytes` long: cut, or grown by zeros. On a fault nothing changed.
-    pub fn resize(&mut self, len_bytes: u64) -> Result<(), Fault> {
-        if len_bytes > self.allowance.image_bytes_max {
-            return Err(too_long(len_bytes, self.allowance.image_bytes_max));
-        }
-        self.draft.in_store = true;
-        let resized = self.image.resize(self.store, len_bytes);
-        self.draft.in_store = false;
-        Ok(resized?)
-    }
-
-    /// Answers the request. A second reply of a turn replaces the first; one past
-    /// `net.payload_bytes_max` fails the turn.
-    pub fn reply(&mut self, reply: impl Into<Bytes>) {
-        let reply = reply.into();
-        self.check_payload(&reply, "the reply in bytes");
-        self.draft.reply = Some(Ok(reply));
-    }
-
-    /// Answers the request with a refusal, such as a call's, without failing the turn. Refusals
-    /// are not remembered: a retry under the same request id takes another turn.
-    pub fn refuse(&mut self, refusal: Refusal) {
-        self.draft.reply = Some(Err(refusal));
-    }
-
-    /// Sends a message to another agent of the tenant, once this turn is sealed. Nobody awaits the
-    /// reply. More than `EFFECT_COUNT_MAX` sends and calls fail the turn.
-    pub fn send(&mut self, to: AgentKey, payload: impl Into<Bytes>) {
-        self.effect(to, payload.into(), None);
-    }
-
-    /// As [`Turn::send`], with the reply coming back to [`Behaviour::on_reply`], or a refusal:
-    /// [`Refusal::Timeout`] after `agents.call_timeout_ms`. More than `CALL_COUNT_MAX` open calls
-    /// fail the turn.
-    pub fn call(&mut self, to: AgentKey, payload: impl Into<Bytes>) -> CallId {
-        let call = CallId(*self.call_next);
-        *self.call_next += 1;
-        self.draft.call_count += 1;
-        if self.draft.call_count > self.allowance.call_count_max {
-            self.break_limit(Fault::Limit {
-                what: "open calls of the agent, with this turn's,",
-                value: crate::limits::CALL_COUNT_MAX as u64 + 1,
-                limit: crate::limits::CALL_COUNT_MAX as u64,
-                remedy: "await some replies first",
-            });
-        }
-        self.effect(to, payload.into(), Some(call));
-        call
-    }
-
-    fn effect(&mut self, to: AgentKey, payload: Bytes, call: Option<CallId>) {
-        self.check_payload(&payload, "the payload of a message in bytes");
-        if self.draft.effects.len() < EFFECT_COUNT_MAX {
-            self.draft.effects.push(Effect { to, payload, call });
-        } else {
-            self.break_limit(Fault::Limit {
-                what: "sends and calls of one turn",
-                value: EFFECT_COUNT_MAX as u64 + 1,
-                limit: EFFECT_COUNT_MAX as u64,
-                remedy: "spread them over several turns",
-            });
-        }
-    }
-
-    fn check_payload(&mut self, payload: &Bytes, what: &'static str) {
-        if payload.len() > self.allowance.payload_bytes_max {
-            self.break_limit(Fault::Limit {
-                what,
-                value: payload.len() as u64,
-                limit: self.allowance.payload_bytes_max as u64,
-                remedy: "send it in parts or raise net.payload_bytes_max",
-            });
-        }
-    }
-
-    fn break_limit(&mut self, fault: Fault) {
-        self.draft.broken.get_or_insert(fault);
     }
 }

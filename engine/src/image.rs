@@ -123,6 +123,29 @@ impl Image {
         Ok(changed || grows)
     }
 
+    /// Makes `bytes` the page `page_idx`, which lies before the image's end; returns whether the
+    /// image changed. Unlike [`Image::write`], it makes an absent page whatever the bytes: for
+    /// images in which an absent page is a template's. On an error nothing changed (M1).
+    pub fn put_page(
+        &mut self,
+        store: &mut PageStore,
+        page_idx: u32,
+        bytes: &[u8; PAGE_BYTES],
+    ) -> Result<bool, PageError> {
+        let end = (u64::from(page_idx) + 1) * PAGE;
+        assert!(end <= self.len_bytes, "M2: page {page_idx} is past the image's end");
+        let leaf = self.leaf(store, page_idx);
+        if leaf.unshared {
+            store.frame_mut(leaf.frame).copy_from_slice(bytes);
+            return Ok(true);
+        }
+        if !leaf.frame.is_absent() && store.frame(leaf.frame) == bytes {
+            return Ok(false);
+        }
+        let run = Run { page: page_idx, page_start: 0, start: 0, len: PAGE_BYTES };
+        self.copy_one(store, run, bytes)
+    }
+
     /// Makes the image `len_bytes` long: cut, or grown by zeros, which take no page. Cost of
     /// growing: none; of cutting: the pages dropped. On an error nothing changed (M1).
     pub fn resize(&mut self, store: &mut PageStore, len_bytes: u64) -> Result<(), PageError> {

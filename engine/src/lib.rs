@@ -24,7 +24,7 @@ pub mod template;
 pub mod verb;
 pub mod version;
 
-pub use behaviour::{Behaviour, Fault, Turn};
+pub use behaviour::{Behaviour, Fault, Native, Turn};
 pub use directory::{Directory, DirectoryError, Route};
 pub use hot::{Estimate, SpaceSaving};
 pub use id::{AgentId, CallId, Nanos, ShardId, TenantId, VersionId};

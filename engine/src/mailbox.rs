@@ -37,6 +37,8 @@ pub enum Item {
         /// What the called agent replied.
         result: Result<Option<Bytes>, Refusal>,
     },
+    /// The image was put in the place of another, and what it awaits must be told.
+    Restored,
 }
 
 impl Item {
@@ -44,7 +46,7 @@ impl Item {
     pub fn is_control(&self) -> bool {
         match self {
             Item::Request(waiting) => !runs_turn(&waiting.verb),
-            Item::Returned { .. } => false,
+            Item::Returned { .. } | Item::Restored => false,
         }
     }
 
@@ -52,11 +54,12 @@ impl Item {
         let len = match self {
             Item::Request(waiting) => match &waiting.verb {
                 Verb::Send { payload, .. } => payload.len(),
+                Verb::Exec { code } => code.len(),
                 Verb::Write { bytes, .. } => bytes.len(),
                 _ => 0,
             },
             Item::Returned { result: Ok(Some(reply)), .. } => reply.len(),
-            Item::Returned { .. } => 0,
+            Item::Returned { .. } | Item::Restored => 0,
         };
         len as u64
     }
@@ -64,7 +67,7 @@ impl Item {
 
 /// Whether a verb runs as a turn, which only an active agent takes. All others are control verbs.
 pub(crate) fn runs_turn(verb: &Verb) -> bool {
-    matches!(verb, Verb::Send { .. } | Verb::Write { .. })
+    matches!(verb, Verb::Send { .. } | Verb::Exec { .. } | Verb::Write { .. })
 }
 
 struct Node {

@@ -5,23 +5,26 @@
 //! V1  every request is answered exactly once, also when its agent ends first.
 //! V2  a request is served after those that came before it to the same agent, except that a held
 //!     agent (suspended, quarantined) serves control verbs at once.
-//! V3  an agent is in the run queue exactly when it is active and its mailbox is not empty.
+//! V3  an agent is in the run queue exactly when it is active and has mail or a paused turn.
 //! V4  nothing recurses from agent to agent: effects are events, and come back as requests.
 
+mod answers;
 mod branches;
 mod calls;
 mod config;
 pub(crate) mod dedupe;
+mod effects;
 mod lifecycle;
 mod listing;
 mod lost;
 mod queue;
+pub(crate) mod serving;
 pub(crate) mod table;
 mod turns;
 mod verbs;
 
 use crate::agent::{Agent, State};
-use crate::behaviour::{Behaviour, Draft};
+use crate::behaviour::{Behaviour, Draft, Native};
 use crate::directory::{Directory, Route};
 use crate::id::{AgentId, CallId, Nanos, ShardId, TenantId};
 use crate::key::AgentKey;
@@ -29,12 +32,14 @@ use crate::limits::{MAIL_BYTES_MAX, MAIL_COUNT_MAX};
 use crate::mailbox::{Item, Mail, Waiting, runs_turn};
 use crate::page::PageStore;
 use crate::refusal::Refusal;
-use crate::template::Templates;
+use crate::template::{TemplateError, Templates};
 use crate::verb::{Ack, Event, Origin, Reply, Request, Target, Verb};
-use calls::Calls;
+use bytes::Bytes;
+use calls::{Calls, Overdue};
 use listing::Hot;
 use lost::Lost;
 use queue::RunQueue;
+use std::rc::Rc;
 use table::Table;
 
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
@@ -52,6 +57,7 @@ pub struct Partition {
     queue: RunQueue,
     calls: Calls,
     call_next: u64,
+    request_next: u64,
     directory: Directory,
     lost: Lost,
     hot: Hot,
@@ -72,11 +78,7 @@ struct Address {
 impl Partition {
     /// An empty partition whose agents are made from `templates` and live in `store`. Panics when
     /// template names repeat or the shard is not below the shard count.
-    pub fn new(
-        config: PartitionConfig,
-        store: PageStore,
-        templates: Vec<&'static dyn Behaviour>,
-    ) -> Partition {
+    pub fn new(config: PartitionConfig, store: PageStore, templates: Vec<Native>) -> Partition {
         let counters =
             Counters { frames_total: u64::from(store.frame_count()), ..Counters::default() };
         Partition {
@@ -89,6 +91,7 @@ impl Partition {
             queue: RunQueue::EMPTY,
             calls: Calls::default(),
             call_next: 1,
+            request_next: 0,
             lost: Lost::default(),
             hot: Hot::new(),
             draft: Draft::default(),
@@ -113,6 +116,9 @@ impl Partition {
         let (id, tenant, key) = match target {
             Target::Agent { id, tenant, key } => (id, tenant, key),
             Target::Shard(_) => {
+                if let Verb::Errand(errand) = verb {
+                    return self.events.push(Event::Errand { to: origin, errand });
+                }
                 let result = self.shard_verb(verb);
                 self.reply(origin, result);
                 return self.publish();
@@ -145,6 +151,11 @@ impl Partition {
         let slot = self.agents.find(agent).expect("Y1: an open call's agent lives");
         let result = result.map(|reply| match reply {
             Reply::Payload(payload) => payload,
+            Reply::Version(version) => Some(Bytes::from(version.0.to_string())),
+            Reply::Forked(keys) => {
+                let keys: Vec<&str> = keys.iter().map(AgentKey::as_str).collect();
+                Some(Bytes::from(keys.join("\n")))
+            }
             _ => None,
         });
         // Past the mailbox's bound, if need be: the number of calls has its own.
@@ -157,10 +168,16 @@ impl Partition {
         let slot = self.queue.pop(&mut self.agents)?;
         let agent = &mut self.agents[slot];
         let id = agent.id;
-        let item = agent.mailbox.pop(&mut self.mail).expect("V3: a queued agent has mail");
-        let ran = match item {
-            Item::Request(waiting) => self.serve(now, slot, waiting),
-            Item::Returned { call, result } => self.return_turn(now, slot, call, &result),
+        let paused = agent.rare.as_mut().and_then(|rare| rare.paused.take());
+        let ran = if let Some(serving) = paused {
+            self.resume_turn(now, slot, serving)
+        } else {
+            let item = agent.mailbox.pop(&mut self.mail).expect("V3: a queued agent has mail");
+            match item {
+                Item::Request(waiting) => self.serve(now, slot, waiting),
+                Item::Returned { call, result } => self.return_turn(now, slot, call, &result),
+                Item::Restored => self.restored_turn(now, slot),
+            }
         };
         // The agent may have ended, and its slot may have another one already.
         if let Some(agent) = self.agents.get(slot)
@@ -198,15 +215,36 @@ impl Partition {
         self.agents.find(id).map(|slot| &self.agents[slot].key)
     }
 
-    /// Ends calls that are overdue: their agents get [`Refusal::Timeout`]. Returns when to call it
-    /// again, `None` when no call is open.
+    /// Ends sleeps that are over, and calls that are overdue: their agents get
+    /// [`Refusal::Timeout`]. Returns when to call it again, `None` when nothing is awaited.
     pub fn expire(&mut self, now: Nanos) -> Option<Nanos> {
         for _ in 0..EXPIRE_COUNT_MAX {
-            let Some((agent, call)) = self.calls.overdue(now) else { break };
+            let Some(Overdue { agent, call, sleep }) = self.calls.overdue(now) else { break };
             let waited_us = self.config.call_timeout.0 / 1_000;
-            self.answer(now, agent, call, Err(Refusal::Timeout { waited_us }));
+            let timeout = || Refusal::Timeout { waited_us };
+            let result = sleep.then_some(Reply::Payload(None)).ok_or_else(timeout);
+            self.answer(now, agent, call, result);
         }
+        self.due_next()
+    }
+
+    /// When [`Partition::expire`] has something to do; `None` when nothing is awaited.
+    pub fn due_next(&self) -> Option<Nanos> {
         self.calls.deadline_next()
+    }
+
+    /// Adds a template, or a number of one. Its first number is active in any case.
+    pub fn deploy(
+        &mut self,
+        behaviour: Rc<dyn Behaviour>,
+        activate: bool,
+    ) -> Result<(), TemplateError> {
+        self.templates.deploy(behaviour, activate)
+    }
+
+    /// Makes new agents of a template come from this number of it.
+    pub fn activate(&mut self, name: &str, number: u32) -> Result<(), TemplateError> {
+        self.templates.activate(name, number)
     }
 
     /// What the loop is to do, in order. The loop drains it.
@@ -266,8 +304,8 @@ impl Partition {
             let key = &agent.key;
             assert_eq!(self.agents.find(agent.id), Some(slot), "G1: {key}");
             let queued = agent.queued != crate::agent::Queued::No;
-            let due = !agent.state().is_held() && !agent.mailbox.is_empty();
-            assert_eq!(queued, due, "V3: {key}");
+            assert_eq!(queued, agent.is_due(), "V3: {key}");
+            assert!(!agent.is_paused() || !agent.state().is_held(), "V3: {key} has paused");
             let quarantined = agent.state() == State::Quarantined;
             assert!(!quarantined || agent.mailbox.is_empty(), "A2: {key}");
             self.check_kin(slot, agent);
@@ -365,8 +403,7 @@ impl Partition {
 
     /// Puts an agent into the run queue if it belongs there (V3).
     fn wake(&mut self, slot: u32) {
-        let agent = &self.agents[slot];
-        if !agent.state().is_held() && !agent.mailbox.is_empty() {
+        if self.agents[slot].is_due() {
             self.queue.push(&mut self.agents, slot);
         }
     }

@@ -44,6 +44,11 @@ pub enum Verb {
         /// A retry with the same id gets the first reply; the turn runs once.
         request_id: Option<Bytes>,
     },
+    /// Code for the agent's live interpreter, run in one turn.
+    Exec {
+        /// The code.
+        code: Bytes,
+    },
     /// Bytes of the image, in mailbox order. Short at the image's end.
     Read {
         /// First byte.
@@ -71,6 +76,8 @@ pub enum Verb {
         at: Option<VersionRef>,
         /// Suffix of the branch's name, only with `count` 1; numbered when absent.
         suffix: Option<Bytes>,
+        /// Whether the branches' sleeps go on; else they end as forked away.
+        keep_timers: bool,
     },
     /// Make an earlier version the present.
     Rollback {
@@ -109,6 +116,64 @@ pub enum Verb {
     },
     /// The shard's busiest agents of late.
     Hottest,
+    /// Work that the control thread does for the asking shard.
+    Errand(Errand),
+}
+
+/// What a shard cannot do itself, as it has one thread and no network of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Errand {
+    /// Make a template, or the next number of one.
+    Deploy {
+        /// The template's name.
+        name: String,
+        /// What the source is.
+        language: Language,
+        /// Source text, or a module.
+        source: Bytes,
+        /// Code to run before the template is sealed.
+        warm: Option<Bytes>,
+        /// Whether new agents get it at once.
+        activate: bool,
+    },
+    /// Make new agents of a template from this number of it.
+    Activate {
+        /// The template's name.
+        name: String,
+        /// Which of its numbers.
+        number: u32,
+    },
+    /// An HTTP request of an agent, as JSON (docs/guest-abi.md).
+    Http {
+        /// Who asks.
+        agent: AgentKey,
+        /// What is asked.
+        request: Bytes,
+        /// Unique per request of an agent's life: what the server gets as its idempotency key.
+        idempotency: String,
+    },
+}
+
+/// What a template's source is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Language {
+    /// A Python file.
+    Python,
+    /// An ES module.
+    JavaScript,
+    /// A WebAssembly module that speaks the guest ABI.
+    Wasm,
+}
+
+impl Language {
+    /// Its name on every interface.
+    pub fn name(self) -> &'static str {
+        match self {
+            Language::Python => "python",
+            Language::JavaScript => "javascript",
+            Language::Wasm => "wasm",
+        }
+    }
 }
 
 /// Who asked, as the partition that answers sees it.
@@ -205,6 +270,11 @@ pub enum Reply {
     },
     /// Hottest: keys with their estimated turns, most first.
     Hottest(Vec<(AgentKey, u64)>),
+    /// Deploy and Activate: the template's number.
+    Template {
+        /// Counts up from 1 for each name.
+        number: u32,
+    },
 }
 
 /// One retained version.
@@ -280,4 +350,11 @@ pub enum Event {
     },
     /// Deliver an effect, released because its version is sealed. May be for this shard.
     Deliver(Request),
+    /// Have the control thread do it and tell the origin.
+    Errand {
+        /// Whom to tell.
+        to: Origin,
+        /// What to do.
+        errand: Errand,
+    },
 }

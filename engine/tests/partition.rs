@@ -18,11 +18,11 @@ use world::*;
 struct Fails;
 
 impl Behaviour for Fails {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "fails"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "fails after it has written, sent and called"
     }
 
@@ -74,11 +74,11 @@ impl Behaviour for Fails {
 struct Gather;
 
 impl Behaviour for Gather {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "gather"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "calls several agents with 1 and counts the replies in its image"
     }
 
@@ -211,6 +211,7 @@ fn v1_refusals_before_the_mailbox_name_what_was_wrong() {
         count,
         at: None,
         suffix: suffix.map(Bytes::from),
+        keep_timers: false,
     };
     assert_eq!(world.says("counter/a", "1"), "1");
     for (verb, code) in [
@@ -233,7 +234,7 @@ fn v1_refusals_before_the_mailbox_name_what_was_wrong() {
         (create(), "EXISTS"),
         (rollback(Some(9)), "NOVERSION"),
         (Verb::Commit, "WRONGSTATE"),
-        (Verb::Fork { count: 1, at: at(7), suffix: None }, "NOVERSION"),
+        (Verb::Fork { count: 1, at: at(7), suffix: None, keep_timers: false }, "NOVERSION"),
         (Verb::Diff { from: VersionRef::Label("x".into()), to: None }, "NOVERSION"),
     ] {
         assert_eq!(world.refused("counter/a", verb.clone()), code, "{verb:?}");
@@ -641,7 +642,8 @@ fn k2_all_branches_of_a_fork_are_one_point() {
     for seal_every in [1, 0] {
         let mut world = World::with(PartitionConfig { seal_every, ..config() }, 1024, Vec::new());
         world.says("counter/a", "5");
-        let fork = world.ask("counter/a", Verb::Fork { count: 3, at: None, suffix: None });
+        let fork = world
+            .ask("counter/a", Verb::Fork { count: 3, at: None, suffix: None, keep_timers: false });
         world.ask("counter/a", send("1"));
         world.run();
         let Ok(Reply::Forked(keys)) = world.take(fork) else { panic!("no branches") };
@@ -671,7 +673,12 @@ fn k3_forks_take_versions_names_and_free_numbers() {
     assert_eq!(world.fork("counter/a", 1, at(1)), ["counter/a~1"]);
     let five = Some(VersionRef::Label("five".into()));
     assert_eq!(world.fork("counter/a", 1, five), ["counter/a~2"]);
-    let named = |name: &'static str| Verb::Fork { count: 1, at: None, suffix: Some(name.into()) };
+    let named = |name: &'static str| Verb::Fork {
+        count: 1,
+        at: None,
+        suffix: Some(name.into()),
+        keep_timers: false,
+    };
     assert!(world.does("counter/a", named("3")).is_ok());
     assert_eq!(world.refused("counter/a", named("3")), "EXISTS");
     assert_eq!(world.fork("counter/a", 2, None), ["counter/a~4", "counter/a~5"]);
@@ -682,7 +689,10 @@ fn k3_forks_take_versions_names_and_free_numbers() {
     let long = format!("counter/{}", "x".repeat(246));
     world.does(&long, create()).unwrap();
     let before = world.partition.counters().agents;
-    assert_eq!(world.refused(&long, Verb::Fork { count: 9, at: None, suffix: None }), "BADKEY");
+    assert_eq!(
+        world.refused(&long, Verb::Fork { count: 9, at: None, suffix: None, keep_timers: false }),
+        "BADKEY"
+    );
     assert_eq!(world.partition.counters().agents, before);
     world.end();
 }
@@ -882,7 +892,9 @@ fn a_sealed_present_is_the_agents_own_until_others_hold_it() {
         assert_eq!(own(&mut world, "counter/a"), (4096, 0));
         world.version("counter/a", Verb::Checkpoint { label: None });
         assert_eq!(own(&mut world, "counter/a"), (4096, 0));
-        world.does("counter/a", Verb::Fork { count: 1, at: None, suffix: None }).unwrap();
+        world
+            .does("counter/a", Verb::Fork { count: 1, at: None, suffix: None, keep_timers: false })
+            .unwrap();
         assert_eq!(own(&mut world, "counter/a"), (0, 4096));
         assert_eq!(own(&mut world, "counter/a~1"), (0, 4096));
         world.says("counter/a~1", "1");

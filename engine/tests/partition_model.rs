@@ -86,7 +86,7 @@ fn expect(model: &mut Model, key: &str, act: &Act) -> (Verb, Result<Answer, Refu
         Act::Checkpoint => (checkpoint(""), code(model.checkpoint(key), version)),
         Act::Rollback(to) => (rollback(*to), code(model.rollback(key, *to), version)),
         Act::Fork { count, at: from } => (
-            Verb::Fork { count: *count, at: at(from), suffix: None },
+            Verb::Fork { count: *count, at: at(from), suffix: None, keep_timers: false },
             code(model.fork(key, *count as usize, *from), |keys| {
                 Ok(Reply::Forked(keys.iter().map(|key| key.parse().expect("a key")).collect()))
             }),

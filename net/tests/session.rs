@@ -208,8 +208,8 @@ fn versions_are_numbers_or_labels() {
         [
             Verb::Diff { from: label(), to: Some(number(12)) },
             Verb::Rollback { to: Some(label()) },
-            Verb::Fork { count: 3, at: Some(number(2)), suffix: None },
-            Verb::Fork { count: 1, at: None, suffix },
+            Verb::Fork { count: 3, at: Some(number(2)), suffix: None, keep_timers: false },
+            Verb::Fork { count: 1, at: None, suffix, keep_timers: false },
         ]
     );
 }

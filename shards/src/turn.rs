@@ -27,8 +27,8 @@ use std::sync::Arc;
 const PASS_NS_MAX: u64 = 100_000;
 /// Longest sleep: heartbeats and stop requests are seen at least this often.
 const SLEEP_MAX: Nanos = Nanos::from_ms(100);
-/// Shortest time between two looks for overdue calls; the longest is `SLEEP_MAX`.
-const EXPIRE_MIN: Nanos = Nanos::from_ms(1);
+/// Shortest sleep: a driver's timer takes about as long.
+const SLEEP_MIN: Nanos = Nanos::from_us(20);
 /// Pause before accepting again when descriptors or memory ran out.
 const ACCEPT_PAUSE: Nanos = Nanos::from_ms(100);
 /// How long a stopping shard waits for its answers to leave and its clients to finish.
@@ -84,7 +84,6 @@ pub struct Shard<D: Driver, G: Gateway> {
     inbox: Inbox,
     events: Vec<Event>,
     worked_at: Nanos,
-    expire_at: Nanos,
     pass_count: u32,
     totals: Totals,
 }
@@ -118,7 +117,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             inbox: Inbox::default(),
             events: Vec::new(),
             worked_at: Nanos(0),
-            expire_at: Nanos(0),
             pass_count: 0,
             totals: Totals::default(),
         }
@@ -203,9 +201,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         if self.pass_count >= PUBLISH_PASSES {
             self.publish();
         }
-        if now >= self.expire_at {
-            let next = self.partition.expire(now).unwrap_or(Nanos(u64::MAX));
-            self.expire_at = next.clamp(now.after(EXPIRE_MIN), now.after(SLEEP_MAX));
+        let due = self.partition.due_next().unwrap_or(Nanos(u64::MAX));
+        if due <= now {
+            self.partition.expire(now);
         }
         let left = self.partition.runnable()
             || !self.partition.events().is_empty()
@@ -226,7 +224,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             return Nanos(0);
         }
         self.totals.parks += 1;
-        now.after(SLEEP_MAX).min(self.expire_at)
+        due.clamp(now.after(SLEEP_MIN), now.after(SLEEP_MAX))
     }
 
     fn take_completions(&mut self, now: Nanos) -> usize {
@@ -352,6 +350,10 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
                 match event {
                     Event::Answer { to, result } => self.give(now, to, result),
                     Event::Deliver(request) => self.send_on(now, request),
+                    Event::Errand { to, .. } => {
+                        let shard = self.me;
+                        self.give(now, to, Err(Refusal::TryAgain { shard }));
+                    }
                 }
             }
             self.events = events;

@@ -15,11 +15,11 @@ pub const ON_PURPOSE: &str = "mischief on purpose";
 pub struct Mischief;
 
 impl Behaviour for Mischief {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "mischief"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "mark BYTE, panic, fail, huge, spray, boast KEY"
     }
 
@@ -65,7 +65,7 @@ fn key(text: &str) -> Result<AgentKey, Fault> {
 }
 
 /// The templates of a node under test: those that every node has, and this one.
-pub fn templates() -> Vec<&'static dyn Behaviour> {
+pub fn templates() -> Vec<heronry_engine::Native> {
     let mut templates = heronry_engine::template::built_in();
     templates.push(&Mischief);
     templates

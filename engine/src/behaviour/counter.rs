@@ -11,11 +11,11 @@ use bytes::Bytes;
 pub struct Counter;
 
 impl Behaviour for Counter {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "counter"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "keeps a number: N adds the signed decimal N, get replies the value"
     }
 

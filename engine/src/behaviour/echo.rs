@@ -11,11 +11,11 @@ use bytes::Bytes;
 pub struct Echo;
 
 impl Behaviour for Echo {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "echo"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "replies the message"
     }
 

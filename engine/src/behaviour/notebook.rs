@@ -34,11 +34,11 @@ const ALLOWED: &str = "append TEXT, set SLOT TEXT, get SLOT, read [OFFSET LEN], 
 pub struct Notebook;
 
 impl Behaviour for Notebook {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "notebook"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "keeps text: append TEXT, set SLOT TEXT, get SLOT, read [OFFSET LEN], len, resize BYTES"
     }
 

@@ -14,11 +14,11 @@ use bytes::Bytes;
 pub struct Relay;
 
 impl Behaviour for Relay {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "relay"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "KEY PAYLOAD calls the agent KEY and replies its reply; !KEY PAYLOAD only sends"
     }
 

@@ -22,14 +22,49 @@ impl Image {
     /// shorter one differ. Stops soon after `DIFF_RANGE_COUNT_MAX` ranges: a list longer than that
     /// is cut. Cost: the nodes and pages that the two do not share.
     pub fn diff(&self, other: &Image, store: &PageStore) -> Vec<DiffRange> {
+        self.diff_over(other, store, &|_| None)
+    }
+
+    /// As [`Image::diff`], where an absent page reads as what `blank` gives for it, zeros if
+    /// nothing.
+    pub fn diff_over<'a>(
+        &self,
+        other: &Image,
+        store: &'a PageStore,
+        blank: &'a dyn Fn(u32) -> Option<&'a Frame>,
+    ) -> Vec<DiffRange> {
         let common_bytes = self.len_bytes().min(other.len_bytes());
-        let mut walk = Walk { store, common_bytes, ranges: Vec::new() };
+        let mut walk = Walk { store, blank, common_bytes, ranges: Vec::new() };
         if common_bytes > 0 {
             let (a, b) = (Side::of(self), Side::of(other));
             walk.pages(a, b, a.height.max(b.height), 0);
         }
         walk.add(common_bytes, self.len_bytes().max(other.len_bytes()));
         walk.ranges
+    }
+}
+
+impl Image {
+    /// Appends the pages whose frames are not the same in `self` and `other`, ascending; a page
+    /// that one of them lacks is among them. Pass [`Image::EMPTY`] for all pages there are. Cost:
+    /// the nodes that the two do not share (M5).
+    pub fn changed_pages(&self, other: &Image, store: &PageStore, pages: &mut Vec<u32>) {
+        let (a, b) = (Side::of(self), Side::of(other));
+        changed(store, a, b, a.height.max(b.height), 0, pages);
+    }
+}
+
+fn changed(store: &PageStore, a: Side, b: Side, level: u8, page: u32, pages: &mut Vec<u32>) {
+    if a == b {
+        return;
+    }
+    if level == 0 {
+        return pages.push(page);
+    }
+    let step = 1u32 << (super::DIGIT_BITS * (u32::from(level) - 1));
+    for digit in 0..NODE_FANOUT {
+        let (a, b) = (a.child(store, level, digit), b.child(store, level, digit));
+        changed(store, a, b, level - 1, page + digit as u32 * step, pages);
     }
 }
 
@@ -55,19 +90,23 @@ impl Side {
         let slot = store.child(self.slot, digit);
         if slot.is_absent() { Side::ABSENT } else { Side { slot, height: level - 1 } }
     }
-
-    fn frame(self, store: &PageStore) -> &Frame {
-        if self.slot.is_absent() { &ZERO_PAGE } else { store.frame(self.slot) }
-    }
 }
 
 struct Walk<'a> {
     store: &'a PageStore,
+    blank: &'a dyn Fn(u32) -> Option<&'a Frame>,
     common_bytes: u64,
     ranges: Vec<DiffRange>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn frame(&self, side: Side, page: u32) -> &'a Frame {
+        if side.slot.is_absent() {
+            return (self.blank)(page).unwrap_or(&ZERO_PAGE);
+        }
+        self.store.frame(side.slot)
+    }
+
     /// Compares two subtrees that stand at `level` above `page` (M5).
     fn pages(&mut self, a: Side, b: Side, level: u8, page: u32) {
         let full = self.ranges.len() > DIFF_RANGE_COUNT_MAX;
@@ -75,7 +114,7 @@ impl Walk<'_> {
             return;
         }
         if level == 0 {
-            return self.bytes(a.frame(self.store), b.frame(self.store), page);
+            return self.bytes(self.frame(a, page), self.frame(b, page), page);
         }
         let step = 1u32 << (super::DIGIT_BITS * (u32::from(level) - 1));
         for digit in 0..NODE_FANOUT {

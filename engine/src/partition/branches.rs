@@ -6,8 +6,10 @@
 //! K2  all branches of one FORK start from one version.
 //! K3  FORK makes all branches or none.
 
+use super::verbs::Requests;
 use super::{Address, Partition};
-use crate::agent::{Agent, Birth, Kin};
+use crate::agent::{Agent, Birth, Kin, State};
+use crate::behaviour::Restored;
 use crate::id::Nanos;
 use crate::mailbox::{Item, runs_turn};
 use crate::refusal::Refusal;
@@ -16,19 +18,38 @@ use crate::verb::{Origin, Reply, VersionRef};
 use crate::version::VersionTree;
 use bytes::Bytes;
 
+/// Which branches to make.
+#[derive(Clone, Debug)]
+pub(super) struct ForkPlan {
+    pub(super) count: u32,
+    /// The version to fork; the sealed present when absent.
+    pub(super) at: Option<VersionRef>,
+    /// Suffix of the one branch's name; numbered when absent.
+    pub(super) suffix: Option<Bytes>,
+    /// Whether sleeps go on in the branches.
+    pub(super) keep_timers: bool,
+}
+
+impl ForkPlan {
+    /// So many numbered branches of the present, without its sleeps.
+    pub(super) fn numbered(count: u32) -> ForkPlan {
+        ForkPlan { count, at: None, suffix: None, keep_timers: false }
+    }
+}
+
 impl Partition {
-    /// Makes `count` branches of `at`, or of the present, which is sealed for it (K2).
+    /// Makes branches of one version, or of the present, which is sealed for it (K2).
     pub(super) fn fork(
         &mut self,
         now: Nanos,
         slot: u32,
-        count: u32,
-        at: Option<&VersionRef>,
-        suffix: Option<&Bytes>,
+        plan: &ForkPlan,
     ) -> Result<Reply, Refusal> {
+        let count = plan.count;
         self.check_agents_max(count)?;
+        let at = plan.at.as_ref();
         let found = at.map(|wanted| self.find_version(slot, wanted)).transpose()?;
-        let keys = match suffix {
+        let keys = match &plan.suffix {
             Some(suffix) => vec![self.named_branch(slot, suffix)?],
             None => self.numbered_branches(slot, count)?,
         };
@@ -36,14 +57,22 @@ impl Partition {
             self.seal(now, slot);
             self.agents[slot].versions.head()
         });
-        for address in &keys {
-            self.branch(now, slot, version, address);
+        for (index, address) in (1u32..).zip(&keys) {
+            let branch = self.branch(now, slot, version, address);
+            let keep_timers = plan.keep_timers;
+            self.note_restored(branch, Restored::Forked { index, keep_timers });
         }
         self.counters.forks += u64::from(count);
         Ok(Reply::Forked(keys.into_iter().map(|address| address.key).collect()))
     }
 
-    fn branch(&mut self, now: Nanos, parent: u32, version: crate::VersionId, address: &Address) {
+    fn branch(
+        &mut self,
+        now: Nanos,
+        parent: u32,
+        version: crate::VersionId,
+        address: &Address,
+    ) -> u32 {
         let agent = &self.agents[parent];
         let template = agent.template;
         let image = agent.versions.image_of(version).expect("K2: the version was found");
@@ -56,6 +85,38 @@ impl Partition {
         self.counters.agents += 1;
         self.join_parent(parent, slot);
         self.born(slot, address.key.clone());
+        slot
+    }
+
+    /// Notes that an agent's image came from elsewhere, if its behaviour cares, and wakes the agent
+    /// when the image awaits something. A branch stays one until a turn has seen it.
+    pub(super) fn note_restored(&mut self, slot: u32, how: Restored) {
+        let agent = &mut self.agents[slot];
+        if self.templates.behaviour(agent.template).sealed_off().is_none() {
+            return;
+        }
+        let restored = &mut agent.rare().restored;
+        if !matches!(
+            (&*restored, how),
+            (Some(Restored::Forked { .. }), Restored::RolledBack { .. })
+        ) {
+            *restored = Some(how);
+        }
+        self.tell_restored(slot);
+    }
+
+    /// Lets the word of a restored image wait for an agent's next turn, if the image awaits
+    /// something. A quarantined agent is told when it is resumed (A2).
+    pub(super) fn tell_restored(&mut self, slot: u32) {
+        let agent = &mut self.agents[slot];
+        if agent.restored().is_none() || agent.state() == State::Quarantined {
+            return;
+        }
+        let behaviour = self.templates.behaviour(agent.template);
+        if behaviour.awaits(&agent.image, &self.store) {
+            agent.mailbox.push(&mut self.mail, Item::Restored);
+            self.wake(slot);
+        }
     }
 
     fn named_branch(&self, slot: u32, suffix: &Bytes) -> Result<Address, Refusal> {
@@ -108,12 +169,14 @@ impl Partition {
             return self.reply(origin, Err(refusal));
         }
         let image = branch.image.share(&mut self.store);
+        self.abandon(parent, "committed a branch");
         let replaced = std::mem::replace(&mut self.agents[parent].image, image);
         replaced.release(&mut self.store);
         self.seal(now, parent);
         self.counters.commits += 1;
         self.reply(origin, Ok(Reply::Version(self.agents[parent].versions.head())));
-        self.drop_calls(parent, "committed a branch");
+        self.drop_calls(parent, "committed a branch", Requests::Drop);
+        self.note_restored(parent, Restored::Committed);
 
         let mut left = Vec::new();
         self.hand_over(slot, parent);

@@ -9,7 +9,7 @@ use crate::limits::{
     FORK_COUNT_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX, LIST_COUNT_MAX, REQUEST_ID_BYTES_MAX,
 };
 use crate::refusal::Refusal;
-use crate::verb::{Request, Target, Verb, VersionRef};
+use crate::verb::{Errand, Request, Target, Verb, VersionRef};
 
 /// Settings of a partition; the defaults are those of the config's keys.
 #[derive(Clone, Debug)]
@@ -138,10 +138,10 @@ pub struct Counters {
 impl PartitionConfig {
     /// Checks what can be known of a request without its agent.
     pub(super) fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let for_shard = matches!(request.verb, Verb::List { .. } | Verb::Hottest);
+        let for_shard = matches!(request.verb, Verb::List { .. } | Verb::Hottest | Verb::Errand(_));
         match &request.target {
             Target::Agent { key, .. } if for_shard => {
-                return Err(bad("the target", key, "a shard, for LIST and HOTTEST"));
+                return Err(bad("the target", key, "a shard, for what is asked of one"));
             }
             Target::Shard(shard) if !for_shard => {
                 return Err(bad("the target", &format!("shard {}", shard.0), "an agent's key"));
@@ -152,10 +152,21 @@ impl PartitionConfig {
             }
             Target::Agent { .. } | Target::Shard(_) => {}
         }
-        match &request.verb {
+        self.check_verb(&request.verb)
+    }
+
+    /// Checks a verb's arguments.
+    pub(super) fn check_verb(&self, verb: &Verb) -> Result<(), Refusal> {
+        match verb {
             Verb::Send { payload, request_id } => {
                 self.check_payload("the message in bytes", payload.len() as u64)?;
                 check_text("the request id", request_id.as_deref(), REQUEST_ID_BYTES_MAX)
+            }
+            Verb::Exec { code } => self.check_payload("the code in bytes", code.len() as u64),
+            Verb::Errand(Errand::Deploy { source, warm, .. }) => {
+                self.check_payload("the source in bytes", source.len() as u64)?;
+                let warm_bytes = warm.as_ref().map_or(0, |warm| warm.len() as u64);
+                self.check_payload("the warm-up script in bytes", warm_bytes)
             }
             Verb::Write { offset, bytes } => {
                 self.check_payload("the write in bytes", bytes.len() as u64)?;
@@ -168,7 +179,7 @@ impl PartitionConfig {
             Verb::Checkpoint { label } => {
                 check_text("the label", label.as_deref(), LABEL_BYTES_MAX)
             }
-            Verb::Fork { count, at, suffix } => {
+            Verb::Fork { count, at, suffix, keep_timers: _ } => {
                 if *count == 0 || *count > FORK_COUNT_MAX {
                     return Err(bad("COUNT", count, format!("1 to {FORK_COUNT_MAX}")));
                 }
@@ -195,7 +206,8 @@ impl PartitionConfig {
             | Verb::Resume
             | Verb::Terminate
             | Verb::Info
-            | Verb::Hottest => Ok(()),
+            | Verb::Hottest
+            | Verb::Errand(Errand::Activate { .. } | Errand::Http { .. }) => Ok(()),
         }
     }
 

@@ -4,6 +4,8 @@
 //! F1  an agent that could not be started was never there.
 //! F2  requests that wait for an agent when it ends are treated as if they came just after.
 
+use super::turns::Slice;
+use super::verbs::Requests;
 use super::{Address, Partition, RosterChange};
 use crate::agent::{Agent, Birth};
 use crate::behaviour::Fault;
@@ -76,7 +78,8 @@ impl Partition {
     /// Ends an agent and frees its pages. Its calls are dropped, its branches go on without a
     /// parent. The requests that waited come back, for [`Partition::readmit`].
     pub(super) fn end(&mut self, slot: u32, why: &'static str) -> Left {
-        self.drop_calls(slot, why);
+        self.abandon(slot, why);
+        self.drop_calls(slot, why, Requests::Drop);
         self.queue.remove(&mut self.agents, slot);
         self.leave_parent(slot);
         self.leave_branches(slot);
@@ -102,14 +105,18 @@ impl Partition {
 
     /// Runs the start turn and makes its image the first version.
     fn start(&mut self, now: Nanos, slot: u32, image_bytes: u64) -> Result<(), Fault> {
-        let changed = self.attempt(now, slot, |behaviour, turn| {
+        let slice = self.attempt(now, slot, None, |behaviour, turn| {
             behaviour.start(turn)?;
             if image_bytes > turn.image_len() {
+                if let Some(why) = behaviour.sealed_off() {
+                    return Err(Fault::refused(why));
+                }
                 turn.resize(image_bytes)?;
             }
             Ok(())
         })?;
-        if changed {
+        assert!(!matches!(slice, Slice::Paused), "N2: a start turn has one slice");
+        if matches!(slice, Slice::Over { changed: true }) {
             let agent = &mut self.agents[slot];
             let first = VersionTree::new(&agent.image, &mut self.store, now);
             std::mem::replace(&mut agent.versions, first).release(&mut self.store);
@@ -121,6 +128,7 @@ impl Partition {
     fn remove(&mut self, slot: u32) -> Address {
         let agent = self.agents.remove(slot);
         self.counters.agents -= 1;
+        self.templates.behaviour(agent.template).forget(agent.id, &mut self.store);
         agent.image.release(&mut self.store);
         agent.versions.release(&mut self.store);
         Address { id: agent.id, tenant: agent.tenant, key: agent.key }

@@ -1,22 +1,23 @@
 //! Turns: one message, or the result of one call, handled to completion.
 //!
-//! Owns: undo, sealing by policy, the release of effects, failures and quarantine.  Not: what a
-//! behaviour does, nor control verbs (`verbs.rs`).
+//! Owns: undo, sealing by policy, failures and quarantine.  Not: what a behaviour does, control
+//! verbs (`verbs.rs`), answers (`answers.rs`), effects (`effects.rs`).
 //! W1  a turn that fails leaves the image as it was and no effect.
 //! W2  an effect leaves after its turn was sealed.
 //! W3  a request whose turn called and did not reply is answered when its calls have returned.
 
-use super::calls::OpenRequest;
-use super::dedupe::Seen;
+use super::calls::{Held, OpenRequest};
+use super::serving::Serving;
+use super::verbs::Requests;
 use super::{Partition, check_deadline};
 use crate::agent::{Edge, State};
-use crate::behaviour::{Allowance, Behaviour, Fault, Turn};
+use crate::behaviour::{Allowance, Behaviour, Fault, RequestId, Turn};
 use crate::id::{CallId, Nanos};
 use crate::limits::CALL_COUNT_MAX;
 use crate::mailbox::{Item, Waiting, runs_turn};
 use crate::refusal::Refusal;
 use crate::slots::NIL;
-use crate::verb::{Ack, Event, Origin, Reply, Request, Target, Verb};
+use crate::verb::{Origin, Reply, Verb};
 use crate::version::SealKind;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -31,12 +32,32 @@ pub(super) struct Ran {
     pub(super) failed: bool,
 }
 
+/// How one slice of a turn ended.
+pub(super) enum Slice {
+    /// The turn is not over; nothing has changed.
+    Paused,
+    /// The turn is over, and has changed the image or not.
+    Over { changed: bool },
+}
+
+/// How a turn, or a slice of it, ended.
+enum Turned {
+    Paused,
+    Over {
+        sealed: bool,
+    },
+    /// It was undone (W1).
+    Failed(Refusal),
+}
+
 impl Ran {
-    fn of(turn: &Result<bool, Refusal>) -> Ran {
-        Ran { turn: true, sealed: *turn == Ok(true), failed: turn.is_err() }
+    fn of(turned: &Turned) -> Ran {
+        let sealed = matches!(turned, Turned::Over { sealed: true });
+        Ran { turn: true, sealed, failed: matches!(turned, Turned::Failed(_)) }
     }
 }
 
+/// What a turn is taken for.
 impl Partition {
     /// Serves one request whose time has come.
     pub(super) fn serve(&mut self, now: Nanos, slot: u32, waiting: Waiting) -> Ran {
@@ -48,6 +69,11 @@ impl Partition {
         match verb {
             Verb::Send { payload, request_id } => {
                 self.message_turn(now, slot, origin, &payload, request_id)
+            }
+            Verb::Exec { code } => {
+                self.counters.messages += 1;
+                let serving = Serving::Message { origin, request_id: None, held: None };
+                self.new_turn(now, slot, serving, |code_of, turn| code_of.on_exec(turn, &code))
             }
             Verb::Write { offset, bytes } => self.write_turn(now, slot, origin, offset, &bytes),
             verb => {
@@ -72,28 +98,8 @@ impl Partition {
         {
             return Ran::default();
         }
-        let turn = self.turn(now, slot, |behaviour, turn| behaviour.on_message(turn, payload));
-        let ran = Ran::of(&turn);
-        if let Err(refusal) = turn {
-            self.settle(slot, origin, request_id, Err(refusal));
-            return ran;
-        }
-        let reply = self.draft.reply.take();
-        let request = if reply.is_none() && self.draft.call_count > 0 {
-            if let Some(id) = &request_id {
-                let count_max = self.config.dedupe_max as usize;
-                self.agents[slot].rare().dedupe.open(id, count_max);
-            }
-            let (answered, call_count) = (false, 0);
-            let open = OpenRequest { origin, request_id, answered, call_count };
-            Some(self.calls.open_request(open))
-        } else {
-            let reply = reply.map_or(Ok(None), |reply| reply.map(Some));
-            self.settle(slot, origin, request_id, reply);
-            self.open_answered()
-        };
-        self.release_effects(now, slot, request);
-        ran
+        let serving = Serving::Message { origin, request_id, held: None };
+        self.new_turn(now, slot, serving, |behaviour, turn| behaviour.on_message(turn, payload))
     }
 
     fn write_turn(
@@ -109,13 +115,21 @@ impl Partition {
         self.draft.clear();
         let agent = &mut self.agents[slot];
         agent.turn_count += 1;
-        let turn = match agent.image.write(&mut self.store, offset, bytes) {
-            Ok(changed) => Ok(self.seal_by_policy(now, slot, changed)),
-            Err(error) => Err(self.refusal(slot, error.into())),
+        let written = match self.templates.behaviour(agent.template).sealed_off() {
+            Some(why) => Err(Fault::refused(why)),
+            None => agent.image.write(&mut self.store, offset, bytes).map_err(Fault::from),
         };
-        let ran = Ran { failed: false, ..Ran::of(&turn) };
+        let turned = match written {
+            Ok(changed) => Turned::Over { sealed: self.seal_by_policy(now, slot, changed) },
+            Err(fault) => Turned::Failed(self.refusal(slot, fault)),
+        };
+        let ran = Ran { failed: false, ..Ran::of(&turned) };
         let version = self.agents[slot].versions.head();
-        self.reply(origin, turn.map(|_| Reply::Version(version)));
+        let result = match turned {
+            Turned::Failed(refusal) => Err(refusal),
+            Turned::Over { .. } | Turned::Paused => Ok(Reply::Version(version)),
+        };
+        self.reply(origin, result);
         ran
     }
 
@@ -132,46 +146,169 @@ impl Partition {
             return Ran::default();
         };
         agent.rare().calls.retain(|open| *open != call);
-        let turn = self.turn(now, slot, |behaviour, turn| behaviour.on_reply(turn, call, result));
-        let ran = Ran::of(&turn);
-        let reply = match turn {
-            Ok(_) => self.draft.reply.take().map(|reply| reply.map(Some)),
-            Err(refusal) => Some(Err(refusal)),
-        };
-        if let Some(reply) = reply {
-            self.answer_open(slot, request, reply);
-        }
-        self.release_effects(now, slot, Some(request));
-        self.close_call(slot, request);
-        ran
+        let serving = Serving::Returned { request };
+        let act =
+            |behaviour: &dyn Behaviour, turn: &mut Turn<'_>| behaviour.on_reply(turn, call, result);
+        self.new_turn(now, slot, serving, act)
     }
 
-    /// Takes a turn and seals what it did; whether there is a new version. On a refusal the turn
-    /// was undone (W1).
-    fn turn(
+    /// Tells the agent that its image was restored, unless a turn has seen that meanwhile.
+    pub(super) fn restored_turn(&mut self, now: Nanos, slot: u32) -> Ran {
+        if self.agents[slot].restored().is_none() {
+            return Ran::default();
+        }
+        self.new_turn(now, slot, Serving::Restored, |behaviour, turn| behaviour.on_restored(turn))
+    }
+
+    /// Goes on with a turn that paused.
+    pub(super) fn resume_turn(&mut self, now: Nanos, slot: u32, serving: Serving) -> Ran {
+        let turned =
+            self.slice(now, slot, serving.held(), |behaviour, turn| behaviour.resume(turn));
+        self.finish(now, slot, serving, turned)
+    }
+
+    fn new_turn(
         &mut self,
         now: Nanos,
         slot: u32,
+        serving: Serving,
         act: impl FnOnce(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
-    ) -> Result<bool, Refusal> {
+    ) -> Ran {
         self.counters.turns += 1;
         self.agents[slot].turn_count += 1;
-        match self.attempt(now, slot, act) {
-            Ok(changed) => Ok(self.seal_by_policy(now, slot, changed)),
-            Err(fault) => Err(self.note_failure(now, slot, fault)),
+        let turned = self.slice(now, slot, None, act);
+        self.finish(now, slot, serving, turned)
+    }
+}
+
+/// How a turn goes.
+impl Partition {
+    /// Runs a turn, or goes on with one, and seals what it did.
+    fn slice(
+        &mut self,
+        now: Nanos,
+        slot: u32,
+        held: Option<RequestId>,
+        act: impl FnOnce(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
+    ) -> Turned {
+        match self.attempt(now, slot, held, act) {
+            Ok(Slice::Paused) => Turned::Paused,
+            Ok(Slice::Over { changed }) => {
+                Turned::Over { sealed: self.seal_by_policy(now, slot, changed) }
+            }
+            Err(fault) => Turned::Failed(self.note_failure(now, slot, fault)),
         }
     }
 
-    /// Runs a behaviour into a fresh draft; whether the image changed. On a fault the image is as
-    /// it was and the draft is empty (W1).
+    /// Tells whom it concerns how a turn ended, and releases its effects (W2).
+    fn finish(&mut self, now: Nanos, slot: u32, serving: Serving, turned: Turned) -> Ran {
+        let ran = Ran::of(&turned);
+        match turned {
+            Turned::Paused => {
+                let held = self.draft.held;
+                let serving = match serving {
+                    Serving::Message { origin, request_id, .. } => {
+                        Serving::Message { origin, request_id, held }
+                    }
+                    other => other,
+                };
+                self.agents[slot].rare().paused = Some(serving);
+                return ran;
+            }
+            Turned::Over { .. } => self.finish_good(now, slot, serving),
+            Turned::Failed(refusal) => self.finish_failed(slot, serving, refusal),
+        }
+        self.answer_stuck(slot);
+        ran
+    }
+
+    fn finish_good(&mut self, now: Nanos, slot: u32, serving: Serving) {
+        let returned = match &serving {
+            Serving::Returned { request } => Some(*request),
+            Serving::Message { .. } | Serving::Restored => None,
+        };
+        let request = match serving {
+            Serving::Message { origin, request_id, .. } => {
+                self.finish_message(slot, origin, request_id)
+            }
+            Serving::Returned { request } => {
+                if let Some(reply) = self.draft.reply.take() {
+                    self.answer_open(slot, request, reply.map(Some));
+                }
+                Some(request)
+            }
+            Serving::Restored => self.open_answered(),
+        };
+        for (id, result) in std::mem::take(&mut self.draft.replies) {
+            self.answer_held(slot, id, result);
+        }
+        self.release_effects(now, slot, request);
+        if let Some(request) = returned {
+            self.close_call(slot, request);
+        }
+    }
+
+    /// The request to which the turn's calls belong.
+    fn finish_message(
+        &mut self,
+        slot: u32,
+        origin: Origin,
+        request_id: Option<Bytes>,
+    ) -> Option<u32> {
+        let count_max = self.config.dedupe_max as usize;
+        if let Some(id) = self.draft.held {
+            let agent = &mut self.agents[slot];
+            if let Some(id) = &request_id {
+                agent.rare().dedupe.open(id, count_max);
+            }
+            agent.rare().held.push(id);
+            self.calls.hold(id, Held { agent: agent.id, origin, request_id });
+            return self.open_answered();
+        }
+        let reply = self.draft.reply.take();
+        if reply.is_none() && self.draft.call_count > 0 {
+            if let Some(id) = &request_id {
+                self.agents[slot].rare().dedupe.open(id, count_max);
+            }
+            let (answered, call_count) = (false, 0);
+            let open = OpenRequest { origin, request_id, answered, call_count };
+            return Some(self.calls.open_request(open));
+        }
+        let reply = reply.map_or(Ok(None), |reply| reply.map(Some));
+        self.settle(slot, origin, request_id, reply);
+        self.open_answered()
+    }
+
+    pub(super) fn finish_failed(&mut self, slot: u32, serving: Serving, refusal: Refusal) {
+        match serving {
+            Serving::Message { origin, request_id, .. } => {
+                self.settle(slot, origin, request_id, Err(refusal));
+            }
+            Serving::Returned { request } => {
+                self.answer_open(slot, request, Err(refusal.clone()));
+                self.close_call(slot, request);
+                // What the lost result was for cannot come any more.
+                if self.agents[slot].call_count() == 0 {
+                    self.answer_all_held(slot, &refusal);
+                }
+            }
+            Serving::Restored => self.answer_all_held(slot, &refusal),
+        }
+    }
+
+    /// Runs a behaviour into a fresh draft. On a fault the image is as it was and the draft is empty
+    /// (W1).
     pub(super) fn attempt(
         &mut self,
         now: Nanos,
         slot: u32,
+        held: Option<RequestId>,
         act: impl FnOnce(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Slice, Fault> {
         self.draft.clear();
+        self.draft.held = held;
         let agent = &mut self.agents[slot];
+        let restored = agent.restored();
         let before = agent.image.share(&mut self.store);
         let behaviour = self.templates.behaviour(agent.template);
         let allowance = Allowance {
@@ -180,12 +317,15 @@ impl Partition {
             call_count_max: CALL_COUNT_MAX - agent.call_count(),
         };
         let mut turn = Turn {
+            id: agent.id,
             key: &agent.key,
+            restored,
             now,
             image: &mut agent.image,
             store: &mut self.store,
             draft: &mut self.draft,
             call_next: &mut self.call_next,
+            request_next: &mut self.request_next,
             allowance,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| act(behaviour, &mut turn)));
@@ -202,7 +342,17 @@ impl Partition {
         }
         let changed = !agent.image.same(&before);
         before.release(&mut self.store);
-        Ok(changed)
+        if self.draft.paused {
+            assert!(
+                !changed && self.draft.effects.is_empty(),
+                "N2: a paused turn changed something"
+            );
+            return Ok(Slice::Paused);
+        }
+        if restored.is_some() {
+            agent.rare().restored = None;
+        }
+        Ok(Slice::Over { changed })
     }
 
     /// Seals after a turn, if the policy or the turn's effects (W2) ask for it; whether there is a
@@ -226,112 +376,6 @@ impl Partition {
         agent.unsealed_count = 0;
         self.counters.seals += u64::from(sealed != head);
         sealed != head
-    }
-
-    /// Turns the draft's effects into events; its calls belong to `request`.
-    pub(super) fn release_effects(&mut self, now: Nanos, slot: u32, request: Option<u32>) {
-        let agent = &mut self.agents[slot];
-        let deadline = now.after(self.config.call_timeout);
-        for effect in self.draft.effects.drain(..) {
-            let origin = match effect.call {
-                None => Origin::Nobody,
-                Some(call) => {
-                    let request = request.expect("W3: a turn with calls has a request");
-                    self.calls.open(call, agent.id, request, deadline);
-                    agent.rare().calls.push(call);
-                    Origin::Agent { id: agent.id, call }
-                }
-            };
-            self.events.push(Event::Deliver(Request {
-                target: Target::agent(agent.tenant, effect.to),
-                verb: Verb::Send { payload: effect.payload, request_id: None },
-                ack: Ack::Sealed,
-                deadline: effect.call.map(|_| deadline),
-                origin,
-            }));
-        }
-    }
-}
-
-/// Answers, and requests that stay open (W3).
-impl Partition {
-    /// Answers a message, and the retries that waited with it.
-    fn settle(
-        &mut self,
-        slot: u32,
-        origin: Origin,
-        request_id: Option<Bytes>,
-        result: Result<Option<Bytes>, Refusal>,
-    ) {
-        if let Some(id) = request_id {
-            let count_max = self.config.dedupe_max as usize;
-            let dedupe = &mut self.agents[slot].rare().dedupe;
-            for waiter in dedupe.close(&id, result.as_ref().ok(), count_max) {
-                self.reply(waiter, result.clone().map(Reply::Payload));
-            }
-        }
-        self.reply(origin, result.map(Reply::Payload));
-    }
-
-    /// Whether `id` was seen before; then `origin` has its answer, or waits for it.
-    fn is_retry(&mut self, slot: u32, id: &[u8], origin: Origin) -> bool {
-        let waiters_max = self.config.mailbox_max;
-        let dedupe = &mut self.agents[slot].rare().dedupe;
-        match dedupe.seen(id) {
-            Seen::Never => return false,
-            Seen::Replied(reply) => self.reply(origin, Ok(Reply::Payload(reply))),
-            Seen::Open(count) if count < waiters_max as usize => dedupe.wait(id, origin),
-            Seen::Open(count) => {
-                let what = Cow::from("the list of retries that wait for one reply");
-                let (count, count_max) = (count as u64, u64::from(waiters_max));
-                self.reply(origin, Err(Refusal::Busy { what, count, count_max }));
-            }
-        }
-        self.counters.duplicates += 1;
-        true
-    }
-
-    /// For the draft's calls, if there are any, a request that has its answer.
-    pub(super) fn open_answered(&mut self) -> Option<u32> {
-        (self.draft.call_count > 0).then(|| {
-            let (origin, request_id) = (Origin::Nobody, None);
-            self.calls.open_request(OpenRequest {
-                origin,
-                request_id,
-                answered: true,
-                call_count: 0,
-            })
-        })
-    }
-
-    fn answer_open(&mut self, slot: u32, request: u32, result: Result<Option<Bytes>, Refusal>) {
-        let open = self.calls.request(request);
-        if !std::mem::replace(&mut open.answered, true) {
-            let (origin, request_id) = (open.origin, open.request_id.take());
-            self.settle(slot, origin, request_id, result);
-        }
-    }
-
-    /// One call of a request is gone. With the last one goes the request, which nobody can answer
-    /// any more: if it has no answer yet, it gets the empty one.
-    fn close_call(&mut self, slot: u32, request: u32) {
-        if let Some(open) = self.calls.close(request)
-            && !open.answered
-        {
-            self.settle(slot, open.origin, open.request_id, Ok(None));
-        }
-    }
-
-    /// Ends all calls of an agent; the requests that they kept open are answered as dropped.
-    pub(super) fn drop_calls(&mut self, slot: u32, why: &'static str) {
-        let agent = &mut self.agents[slot];
-        let Some(rare) = agent.rare.as_mut() else { return };
-        for call in std::mem::take(&mut rare.calls) {
-            let request = self.calls.drop_call(call);
-            let key = self.agents[slot].key.as_str().into();
-            self.answer_open(slot, request, Err(Refusal::Dropped { key, why: why.into() }));
-            self.close_call(slot, request);
-        }
     }
 }
 
@@ -382,7 +426,7 @@ impl Partition {
         }
         agent.follow(Edge::Quarantine);
         self.counters.quarantines += 1;
-        self.drop_calls(slot, "was quarantined");
+        self.drop_calls(slot, "was quarantined", Requests::Drop);
     }
 
     pub(super) fn quarantined(&self, slot: u32) -> Refusal {
@@ -410,8 +454,8 @@ impl Partition {
                     self.reply(waiting.origin, Err(refusal));
                 }
                 Some(Item::Request(waiting)) => _ = self.serve(now, slot, waiting),
-                // Its call was dropped with the quarantine.
-                Some(Item::Returned { .. }) => {}
+                // Its call was dropped with the quarantine; RESUME tells of restoring again.
+                Some(Item::Returned { .. } | Item::Restored) => {}
             }
         }
     }

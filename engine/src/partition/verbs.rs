@@ -6,14 +6,26 @@
 //! R2  a verb that is refused changed nothing.
 
 use super::Partition;
-use crate::agent::Edge;
+use super::branches::ForkPlan;
+use crate::agent::{Agent, Edge, State};
+use crate::behaviour::{Behaviour, Restored};
 use crate::id::{Nanos, VersionId};
 use crate::limits::DIFF_RANGE_COUNT_MAX;
+use crate::page::{PAGE_BYTES, PageStore};
 use crate::refusal::Refusal;
 use crate::slots::NIL;
 use crate::verb::{AgentInfo, Origin, Reply, Verb, VersionRef};
 use crate::version::{SealKind, VersionError};
 use bytes::Bytes;
+
+/// What becomes of the requests that an agent keeps open when its image goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Requests {
+    /// They are answered as dropped.
+    Drop,
+    /// They stay: the agent changed itself, and its past may answer them.
+    Stay,
+}
 
 impl Partition {
     /// Executes a control verb on a living agent and answers it. The agent may have ended then.
@@ -22,10 +34,10 @@ impl Partition {
             Verb::Create { .. } => Err(Refusal::Exists { key: self.key_text(slot) }),
             Verb::Read { offset, len_bytes } => Ok(self.read(slot, offset, len_bytes)),
             Verb::Checkpoint { label } => self.checkpoint(now, slot, label),
-            Verb::Fork { count, at, suffix } => {
-                self.fork(now, slot, count, at.as_ref(), suffix.as_ref())
+            Verb::Fork { count, at, suffix, keep_timers } => {
+                self.fork(now, slot, &ForkPlan { count, at, suffix, keep_timers })
             }
-            Verb::Rollback { to } => self.rollback(slot, to.as_ref()),
+            Verb::Rollback { to } => self.rollback(slot, to.as_ref(), Requests::Drop),
             Verb::Versions => Ok(Reply::Versions(self.agents[slot].versions.list())),
             Verb::Diff { from, to } => self.diff(slot, &from, to.as_ref()),
             Verb::Suspend => self.suspend(slot),
@@ -37,21 +49,28 @@ impl Partition {
                 let left = self.end(slot, "was terminated");
                 return self.readmit(now, left);
             }
-            Verb::Send { .. } | Verb::Write { .. } | Verb::List { .. } | Verb::Hottest => {
-                unreachable!("R1: {verb:?} is no control verb of an agent")
-            }
+            Verb::Send { .. }
+            | Verb::Exec { .. }
+            | Verb::Write { .. }
+            | Verb::List { .. }
+            | Verb::Hottest
+            | Verb::Errand(_) => unreachable!("R1: {verb:?} is no control verb of an agent"),
         };
         self.reply(origin, result);
     }
 
     fn read(&self, slot: u32, offset: u64, len_bytes: u32) -> Reply {
-        let image = &self.agents[slot].image;
+        let agent = &self.agents[slot];
         let mut bytes = Vec::new();
-        image.read(&self.store, offset, &mut bytes, len_bytes as usize);
+        agent.image.read(&self.store, offset, &mut bytes, len_bytes as usize);
+        let behaviour = self.templates.behaviour(agent.template);
+        if behaviour.sealed_off().is_some() {
+            fill_from_base(agent, behaviour, &self.store, offset, &mut bytes);
+        }
         Reply::Payload(Some(Bytes::from(bytes)))
     }
 
-    fn checkpoint(
+    pub(super) fn checkpoint(
         &mut self,
         now: Nanos,
         slot: u32,
@@ -77,7 +96,12 @@ impl Partition {
 
     /// Makes an earlier version the present. What the agent awaits belongs to the present that is
     /// given up, so its calls are dropped.
-    fn rollback(&mut self, slot: u32, to: Option<&VersionRef>) -> Result<Reply, Refusal> {
+    pub(super) fn rollback(
+        &mut self,
+        slot: u32,
+        to: Option<&VersionRef>,
+        requests: Requests,
+    ) -> Result<Reply, Refusal> {
         let version = match to {
             Some(wanted) => self.find_version(slot, wanted)?,
             None => self.agents[slot].versions.newest_checkpoint(),
@@ -88,7 +112,8 @@ impl Partition {
         std::mem::replace(&mut agent.image, image).release(&mut self.store);
         agent.unsealed_count = 0;
         self.counters.rollbacks += 1;
-        self.drop_calls(slot, "was rolled back");
+        self.drop_calls(slot, "was rolled back", requests);
+        self.note_restored(slot, Restored::RolledBack { version });
         Ok(Reply::Version(version))
     }
 
@@ -105,7 +130,8 @@ impl Partition {
         };
         let older = image(from)?;
         let newer = to.map(image).transpose()?.unwrap_or(&agent.image);
-        let ranges = older.diff(newer, &self.store);
+        let behaviour = self.templates.behaviour(agent.template);
+        let ranges = older.diff_over(newer, &self.store, &|page| behaviour.base_page(page));
         if ranges.len() > DIFF_RANGE_COUNT_MAX {
             return Err(Refusal::Limit {
                 what: "the ranges in which the versions differ".into(),
@@ -137,7 +163,11 @@ impl Partition {
             if let Some(rare) = agent.rare.as_mut() {
                 rare.failures.clear();
             }
+            let quarantined = agent.state() == State::Quarantined;
             agent.follow(Edge::Resume);
+            if quarantined {
+                self.tell_restored(slot);
+            }
             self.wake(slot);
         }
         Reply::Done
@@ -183,5 +213,29 @@ impl Partition {
 
     fn key_text(&self, slot: u32) -> String {
         self.agents[slot].key.as_str().into()
+    }
+}
+
+/// Puts what the template has in the place of the zeros that absent pages gave. `bytes` are those
+/// of the image from `offset`.
+fn fill_from_base(
+    agent: &Agent,
+    behaviour: &dyn Behaviour,
+    store: &PageStore,
+    offset: u64,
+    bytes: &mut [u8],
+) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let position = offset + at as u64;
+        let page = (position / PAGE_BYTES as u64) as u32;
+        let start = (position % PAGE_BYTES as u64) as usize;
+        let len = (PAGE_BYTES - start).min(bytes.len() - at);
+        if agent.image.page(store, page).is_none()
+            && let Some(base) = behaviour.base_page(page)
+        {
+            bytes[at..at + len].copy_from_slice(&base[start..start + len]);
+        }
+        at += len;
     }
 }

@@ -4,9 +4,8 @@
 //! answers should be.
 
 use bytes::Bytes;
-use heronry_engine::behaviour::Behaviour;
 use heronry_engine::template::built_in;
-use heronry_engine::verb::{AgentInfo, Target, VersionInfo};
+use heronry_engine::verb::{AgentInfo, Errand, Target, VersionInfo};
 use heronry_engine::*;
 use std::collections::BTreeMap;
 
@@ -21,6 +20,8 @@ pub struct World {
     pub now: Nanos,
     /// Requests that it passed on to other shards.
     pub forwarded: Vec<Request>,
+    /// What it wants the control thread to do.
+    pub errands: Vec<(Origin, Errand)>,
     asked: u64,
     answers: BTreeMap<u64, Answer>,
 }
@@ -42,16 +43,13 @@ impl World {
     }
 
     /// The built-in templates and `more`.
-    pub fn with(
-        config: PartitionConfig,
-        page_count: usize,
-        more: Vec<&'static dyn Behaviour>,
-    ) -> World {
+    pub fn with(config: PartitionConfig, page_count: usize, more: Vec<Native>) -> World {
         let mut templates = built_in();
         templates.extend(more);
         let partition = Partition::new(config, store(page_count), templates);
         let (forwarded, answers) = (Vec::new(), BTreeMap::new());
-        World { partition, now: Nanos(1), forwarded, asked: 0, answers }
+        let errands = Vec::new();
+        World { partition, now: Nanos(1), forwarded, errands, asked: 0, answers }
     }
 
     /// Sends a request in without serving it; its number.
@@ -97,6 +95,7 @@ impl World {
                     }
                     Event::Answer { to, .. } => panic!("nobody asked as {to:?}"),
                     Event::Deliver(request) => self.deliver(request),
+                    Event::Errand { to, errand } => self.errands.push((to, errand)),
                 }
             }
         }
@@ -180,7 +179,7 @@ impl World {
 
     /// FORK; the branches' keys.
     pub fn fork(&mut self, key: &str, count: u32, at: Option<VersionRef>) -> Vec<String> {
-        match self.does(key, Verb::Fork { count, at, suffix: None }) {
+        match self.does(key, Verb::Fork { count, at, suffix: None, keep_timers: false }) {
             Ok(Reply::Forked(keys)) => keys.iter().map(ToString::to_string).collect(),
             other => panic!("FORK {key} gave {other:?}"),
         }

@@ -200,7 +200,7 @@ fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
     if count.is_some() && suffix.is_some() {
         return Err(options.misused("AS", "excludes COUNT"));
     }
-    Ok(Verb::Fork { count: count.unwrap_or(1), at, suffix })
+    Ok(Verb::Fork { count: count.unwrap_or(1), at, suffix, keep_timers: false })
 }
 
 fn rollback(options: &mut Options<'_>) -> Result<Verb, BadCommand> {

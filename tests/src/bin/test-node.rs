@@ -14,11 +14,11 @@ use std::time::Duration;
 struct Fragile;
 
 impl Behaviour for Fragile {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "fragile"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "keeps its last message; `panic` panics after keeping it, `die` aborts the process"
     }
 
@@ -46,11 +46,11 @@ impl Behaviour for Fragile {
 struct Slow;
 
 impl Behaviour for Slow {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "slow"
     }
 
-    fn summary(&self) -> &'static str {
+    fn summary(&self) -> &str {
         "`N` blocks its shard for N milliseconds"
     }
 

@@ -13,7 +13,7 @@ use crate::output::Output;
 use crate::{config, demo};
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use heronry_engine::behaviour::Behaviour;
+use heronry_engine::Native;
 use heronry_engine::config::{Config, Isolation};
 use heronry_engine::{ShardId, template};
 use heronry_net::listen;
@@ -36,16 +36,16 @@ const OWN_FILES: u64 = 128;
 const HANG: Duration = Duration::from_secs(10);
 
 /// Templates beside the built-in ones.
-static EXTRA_TEMPLATES: OnceLock<&'static [&'static dyn Behaviour]> = OnceLock::new();
+static EXTRA_TEMPLATES: OnceLock<&'static [Native]> = OnceLock::new();
 
 /// Adds native templates to every node of this program; for programs that embed Heronry. Call
 /// once, before [`crate::run`], in every process: a shard process is the same program.
-pub fn add_templates(templates: &'static [&'static dyn Behaviour]) {
+pub fn add_templates(templates: &'static [Native]) {
     assert!(EXTRA_TEMPLATES.set(templates).is_ok(), "templates are added once");
 }
 
 /// All templates of this program.
-fn templates() -> Vec<&'static dyn Behaviour> {
+fn templates() -> Vec<Native> {
     let extra = EXTRA_TEMPLATES.get().copied().unwrap_or_default();
     template::built_in().into_iter().chain(extra.iter().copied()).collect()
 }

@@ -166,7 +166,7 @@ fn gateway(plan: &SeatPlan, config: &Config) -> Result<Resp> {
 }
 
 fn facts(config: &Config, driver: &str) -> NodeFacts {
-    let text = |behaviour: &&dyn heronry_engine::Behaviour| {
+    let text = |behaviour: &heronry_engine::Native| {
         (behaviour.name().to_owned(), behaviour.summary().to_owned())
     };
     NodeFacts {
