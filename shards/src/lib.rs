@@ -23,6 +23,8 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod roster;
 #[cfg(not(loom))]
+pub mod sandbox;
+#[cfg(not(loom))]
 pub mod shared;
 #[cfg(not(loom))]
 pub mod sim;

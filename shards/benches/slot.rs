@@ -1,0 +1,3 @@
+//! Criterion: slots.
+
+fn main() {}

@@ -1,0 +1,6 @@
+//! Live sandboxes: an agent's memory mapped into a running Wasm instance.
+//!
+//! Owns: the folder `sandbox/` and how its parts fit.  Not: versions (the engine's images are the
+//! only truth; a sandbox is a cache of one and can be dropped at any time between turns).
+
+pub mod slot;
