@@ -364,7 +364,9 @@ impl Partition {
         let absent = || Refusal::NoAgent { key: to.key.as_str().into() };
         check_deadline(now, waiting)?;
         match waiting.verb {
-            Verb::Create { .. } | Verb::Send { .. } if to.key.is_branch() => Err(absent()),
+            Verb::Create { .. } | Verb::Send { .. } | Verb::Exec { .. } if to.key.is_branch() => {
+                Err(absent())
+            }
             Verb::Create { image_bytes } => {
                 let slot = self.create(now, to, image_bytes)?;
                 let version = self.agents[slot].versions.head();
@@ -374,7 +376,9 @@ impl Partition {
             _ if self.lost.contains(to.id) => {
                 Err(Refusal::Lost { key: to.key.as_str().into(), shard: self.config.shard })
             }
-            Verb::Send { .. } if self.config.create_on_send => self.create(now, to, 0).map(Some),
+            Verb::Send { .. } | Verb::Exec { .. } if self.config.create_on_send => {
+                self.create(now, to, 0).map(Some)
+            }
             _ => Err(absent()),
         }
     }
