@@ -103,6 +103,8 @@ pub enum Restored {
         index: u32,
         /// Whether its sleeps go on.
         keep_timers: bool,
+        /// The parent's call that asked for it; `None` when a client did.
+        call: Option<CallId>,
     },
     /// The agent went back to this version.
     RolledBack {

@@ -97,7 +97,7 @@ impl Behaviour for Patient {
 
     fn on_restored(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
         let text = match turn.restored().expect("a restored turn says how") {
-            Restored::Forked { index, keep_timers } => format!("branch {index} {keep_timers}"),
+            Restored::Forked { index, keep_timers, .. } => format!("branch {index} {keep_timers}"),
             Restored::RolledBack { version } => format!("back at {}", version.0),
             Restored::Committed => "committed".to_owned(),
         };

@@ -10,7 +10,7 @@ use super::verbs::Requests;
 use super::{Address, Partition};
 use crate::agent::{Agent, Birth, Kin, State};
 use crate::behaviour::Restored;
-use crate::id::Nanos;
+use crate::id::{CallId, Nanos};
 use crate::mailbox::{Item, runs_turn};
 use crate::refusal::Refusal;
 use crate::slots::NIL;
@@ -28,12 +28,14 @@ pub(super) struct ForkPlan {
     pub(super) suffix: Option<Bytes>,
     /// Whether sleeps go on in the branches.
     pub(super) keep_timers: bool,
+    /// The agent's own call that asks for it.
+    pub(super) call: Option<CallId>,
 }
 
 impl ForkPlan {
-    /// So many numbered branches of the present, without its sleeps.
-    pub(super) fn numbered(count: u32) -> ForkPlan {
-        ForkPlan { count, at: None, suffix: None, keep_timers: false }
+    /// So many numbered branches of the present, without its sleeps, as the agent itself asks.
+    pub(super) fn own(count: u32, call: Option<CallId>) -> ForkPlan {
+        ForkPlan { count, at: None, suffix: None, keep_timers: false, call }
     }
 }
 
@@ -59,8 +61,8 @@ impl Partition {
         });
         for (index, address) in (1u32..).zip(&keys) {
             let branch = self.branch(now, slot, version, address);
-            let keep_timers = plan.keep_timers;
-            self.note_restored(branch, Restored::Forked { index, keep_timers });
+            let ForkPlan { keep_timers, call, .. } = *plan;
+            self.note_restored(branch, Restored::Forked { index, keep_timers, call });
         }
         self.counters.forks += u64::from(count);
         Ok(Reply::Forked(keys.into_iter().map(|address| address.key).collect()))

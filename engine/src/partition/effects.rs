@@ -67,7 +67,7 @@ impl Partition {
                 checked.and_then(|()| self.checkpoint(now, slot, label))
             }
             Own::Fork { count } => {
-                let plan = ForkPlan::numbered(count);
+                let plan = ForkPlan::own(count, call);
                 let (at, suffix, keep_timers) = (None, None, false);
                 let checked =
                     self.config.check_verb(&Verb::Fork { count, at, suffix, keep_timers });

@@ -35,7 +35,7 @@ impl Partition {
             Verb::Read { offset, len_bytes } => Ok(self.read(slot, offset, len_bytes)),
             Verb::Checkpoint { label } => self.checkpoint(now, slot, label),
             Verb::Fork { count, at, suffix, keep_timers } => {
-                self.fork(now, slot, &ForkPlan { count, at, suffix, keep_timers })
+                self.fork(now, slot, &ForkPlan { count, at, suffix, keep_timers, call: None })
             }
             Verb::Rollback { to } => self.rollback(slot, to.as_ref(), Requests::Drop),
             Verb::Versions => Ok(Reply::Versions(self.agents[slot].versions.list())),
