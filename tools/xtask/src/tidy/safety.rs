@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("shards/src/sandbox/slot.rs", "pages of a mapped memory, between the guest's turns"),
     ("shards/src/sandbox/slot/base.rs", "the mapping of a sealed base"),
     ("shards/src/sandbox/slot/kernel.rs", "reservations, userfaultfd, PAGEMAP_SCAN"),
+    ("shards/src/sandbox/mapped.rs", "mappings of files that only this user or root can change"),
     ("shards/src/seat.rs", "file descriptors inherited at fixed numbers"),
     ("shards/src/uring.rs", "submitting operations whose buffers the driver owns"),
     ("shards/src/uring/buffers.rs", "provided buffers that the kernel fills"),
