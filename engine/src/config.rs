@@ -35,6 +35,10 @@ pub struct Config {
     pub net: NetConfig,
     /// Agents.
     pub agents: AgentsConfig,
+    /// Agents that are live interpreters or modules.
+    pub sandbox: SandboxConfig,
+    /// HTTP requests of agents.
+    pub http: HttpConfig,
 }
 
 /// Keys `node.*`.
@@ -117,6 +121,30 @@ pub struct AgentsConfig {
     pub quarantine_failures: u32,
     /// That window, in milliseconds.
     pub quarantine_window_ms: u32,
+}
+
+/// Keys `sandbox.*`.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SandboxConfig {
+    /// Folder of the interpreters; empty leaves the choice to the binary.
+    pub guests_dir: String,
+    /// Folder of compiled modules; empty leaves the choice to the binary.
+    pub cache_dir: String,
+    /// Live agents per shard; 0 is what mappings and memory allow.
+    pub live_max: u32,
+    /// Linear memory of one agent in bytes.
+    pub memory_bytes_max: u64,
+    /// CPU time of one turn, in milliseconds.
+    pub turn_ms_max: u32,
+}
+
+/// Keys `http.*`.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct HttpConfig {
+    /// Hosts that agents may ask, separated by commas; empty is none.
+    pub allow: String,
+    /// File of secrets; empty is none.
+    pub secrets_file: String,
 }
 
 /// What keeps shards apart.
@@ -210,5 +238,13 @@ fn blank() -> Config {
             quarantine_failures: 0,
             quarantine_window_ms: 0,
         },
+        sandbox: SandboxConfig {
+            guests_dir: String::new(),
+            cache_dir: String::new(),
+            live_max: 0,
+            memory_bytes_max: 0,
+            turn_ms_max: 0,
+        },
+        http: HttpConfig { allow: String::new(), secrets_file: String::new() },
     }
 }

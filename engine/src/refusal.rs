@@ -149,6 +149,30 @@ pub enum Refusal {
         /// What it did.
         why: Cow<'static, str>,
     },
+    /// A template could not be made or changed; nothing changed.
+    #[error("template {name:?}: {reason}")]
+    BadTemplate {
+        /// Its name.
+        name: String,
+        /// What is wrong: an interpreter's traceback, or why a module is refused.
+        reason: String,
+    },
+    /// The operator does not allow it.
+    #[error("{what} is not allowed; {remedy}")]
+    NotAllowed {
+        /// What was asked.
+        what: Cow<'static, str>,
+        /// What the operator has to do.
+        remedy: Cow<'static, str>,
+    },
+    /// An HTTP request got no whole response. The server may have acted on it.
+    #[error("the request to {host} failed: {reason}")]
+    Http {
+        /// Whom it was for.
+        host: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// Durable acknowledgements need a log.
     #[error("this node has no log, so nothing can be durable; ask for ACK sealed")]
     NoLog,
@@ -174,6 +198,9 @@ impl Refusal {
             Refusal::TryAgain { .. } => "TRYAGAIN",
             Refusal::Fault { .. } => "FAULT",
             Refusal::Dropped { .. } => "DROPPED",
+            Refusal::BadTemplate { .. } => "BADTEMPLATE",
+            Refusal::NotAllowed { .. } => "NOTALLOWED",
+            Refusal::Http { .. } => "HTTP",
             Refusal::NoLog => "NOLOG",
         }
     }

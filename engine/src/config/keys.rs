@@ -345,4 +345,48 @@ pub static KEYS: &[Key] = &[
         Value::Integer(10_000),
         "The window of agents.quarantine_failures."
     ),
+    row!(
+        sandbox.guests_dir,
+        path("`heronry/guests/current` in the user's cache folder"),
+        text(""),
+        "Folder of the interpreters that tools/guests/build makes."
+    ),
+    row!(
+        sandbox.cache_dir,
+        path("`heronry/modules` in the user's cache folder"),
+        text(""),
+        "Folder of compiled modules, by content. May be emptied while no node runs."
+    ),
+    row!(
+        sandbox.live_max,
+        count_or("what the kernel's limit on mappings and memory allow", 1, 100_000),
+        Value::Integer(0),
+        "Most live agents of one shard; the one used least lately makes room for the next."
+    ),
+    row!(
+        sandbox.memory_bytes_max,
+        bytes(MIB, IMAGE_BYTES_MAX),
+        Value::Integer(256 * MIB),
+        "Longest linear memory of one sandboxed agent; one that wants more fails its turn."
+    ),
+    row!(
+        sandbox.turn_ms_max,
+        milliseconds(1, HOUR_MS),
+        Value::Integer(5_000),
+        "Most CPU time of one turn of a sandboxed agent; a longer turn fails and is undone."
+    ),
+    row!(
+        http.allow,
+        Kind::Text { bytes_max: 8_192, rule: TextRule::Hosts, empty: "no host" },
+        text(""),
+        "Hosts that agents may send HTTP requests to, separated by commas: `api.example.com`, \
+         `localhost:8080`, `*.example.com`. Without a port, the port of the scheme is meant."
+    ),
+    row!(
+        http.secrets_file,
+        path("no secrets"),
+        text(""),
+        "TOML file of `name = \"value\"` lines that only its owner may read (mode 0600). An HTTP \
+         request's headers name them as `{{secret:NAME}}`; agents never see the values."
+    ),
 ];

@@ -45,6 +45,8 @@ pub enum TextRule {
     Path,
     /// Anything without control characters; never shown.
     Secret,
+    /// Host names, with ports or a leading `*.` or neither, separated by commas.
+    Hosts,
 }
 
 /// What a number counts.
@@ -215,6 +217,7 @@ impl fmt::Display for Kind {
                     TextRule::Address => "an IP address such as \"127.0.0.1\" or \"::1\"",
                     TextRule::Path => "a path",
                     TextRule::Secret => "text without control characters",
+                    TextRule::Hosts => "host, host:port or *.domain, separated by commas",
                 })?;
                 write!(f, ", at most {bytes_max} bytes")?;
                 if empty.is_empty() { Ok(()) } else { write!(f, "; empty: {empty}") }
@@ -229,14 +232,39 @@ impl TextRule {
             TextRule::Address => text.parse::<std::net::IpAddr>().is_ok(),
             TextRule::Path => !text.contains('\0'),
             TextRule::Secret => !text.chars().any(char::is_control),
+            TextRule::Hosts => text.is_empty() || text.split(',').all(|host| is_host(host.trim())),
         }
     }
+}
+
+/// Whether this is `host`, `host:port`, `[address]:port` or one of them after `*.`.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let ported = name.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+    let (name, port) = ported.unwrap_or((name, "1"));
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let named = |name: &str| {
+        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)
+    };
+    let address = |name: &str| name.parse::<std::net::Ipv6Addr>().is_ok();
+    port.parse::<u16>().is_ok_and(|port| port > 0) && bracketed.map_or(named(name), address)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::parse::suffixed;
+
+    #[test]
+    fn hosts_are_names_with_ports_or_stars() {
+        let good = "api.example.com, localhost:8080,*.example.com,[::1]:80,[::1],10.0.0.1";
+        assert!(TextRule::Hosts.allows(good) && TextRule::Hosts.allows(""));
+        for bad in ["a,,b", "*", "*.", "http://a", "a/b", "a:0", "a:70000", "a b", "::1", ".a", ","]
+        {
+            assert!(!TextRule::Hosts.allows(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn j1_humane_numbers_read_back() {
