@@ -36,6 +36,20 @@ need_clients() {
   need python3-venv python3 -c 'import ensurepip, venv'
 }
 
+# What tools/guests/build needs; only called when there is something to build.
+need_guests() {
+  command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH="$HOME/.cargo/bin:$PATH"
+  need clang-19 command -v clang-19
+  need lld-19 test -x /usr/lib/llvm-19/bin/wasm-ld
+  need llvm-19 command -v llvm-strip-19
+  need libclang-rt-19-dev-wasm32 test -d /usr/lib/llvm-19/lib/clang/19/lib/wasi
+  need wasi-libc test -e /usr/lib/wasm32-wasi/crt1-reactor.o
+  need dpkg-dev command -v dpkg-source
+  need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
+  need make command -v make
+  need python3.11 python3.11 -c 'import compileall, zipfile'
+}
+
 # Installs what need() found missing, as root or through sudo.
 install_missing() {
   [ ${#missing[@]} -gt 0 ] || return 0

@@ -1,0 +1,200 @@
+"""The agent's side of the guest ABI: what the host's calls do in Python.
+
+Owns: the namespace of the agent's file (`__main__`), one task per message, tracebacks.
+Not: the exports themselves (guest.c calls the functions at the end).
+R1  every function returns 0, or 1 after `_heronry.fail`: then the host undoes the whole turn.
+R2  an exception in the turn that brought the message fails the turn; one in a later turn refuses
+    the request and leaves what the other handlers did alone.
+R3  a request is answered at most once.
+"""
+
+import gc
+import inspect
+import linecache
+import random
+import sys
+import traceback
+import types
+
+import _heronry
+
+from . import _output
+from ._context import ctx, from_bytes, to_bytes
+from ._errors import Forked
+from ._loop import loop
+
+AGENT_FILE = "agent.py"
+VALUE = "<value>"  # no identifier, so no name of the agent's
+EXEC_SOURCES_MAX = 16
+
+_main = sys.modules["__main__"]
+names = _main.__dict__
+_turn = 0  # the request whose message this call of the host brought, 0 in any other call
+_failure = None  # what that request's handler raised
+_exec_count = 0
+
+
+def _trace(error):
+    """A traceback without the runtime's own frames."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))
+
+
+_HERE = __file__.rpartition("/")[0] + "/"
+
+
+def _keep_source(filename, source):
+    """Lets tracebacks and inspect show the lines of code that is in no file."""
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+
+
+def _raised(request, error):
+    """What becomes of a request whose handler raised (R2)."""
+    global _failure
+    if isinstance(error, Forked):
+        return
+    if request == _turn:
+        _failure = error
+    else:
+        _heronry.refuse(request, _trace(error).encode("utf-8", "backslashreplace"))
+
+
+async def _handle(request, handler, message):
+    try:
+        result = handler(ctx, message)
+        if inspect.isawaitable(result):
+            result = await result
+        payload = to_bytes(result)
+    except BaseException as error:
+        _raised(request, error)
+    else:
+        _heronry.reply(request, payload)
+
+
+def _evaluated(request, caught):
+    """Answers an exec request: what was printed, then the value of a last expression."""
+    value = names.pop(VALUE, None)
+    if value is not None:
+        caught.write(repr(value) + "\n")
+    _heronry.reply(request, caught.text().encode("utf-8", "backslashreplace"))
+
+
+def _raised_in_exec(request, caught, error):
+    """Refuses an exec request: what was printed, then the traceback."""
+    names.pop(VALUE, None)
+    if not isinstance(error, Forked):
+        text = caught.text() + _trace(error)
+        _heronry.refuse(request, text.encode("utf-8", "backslashreplace"))
+
+
+def _evaluate(request, code):
+    caught, token = _output.catch()
+    try:
+        exec(code, names)
+        _evaluated(request, caught)
+    except BaseException as error:
+        _raised_in_exec(request, caught, error)
+    finally:
+        _output.release(caught, token)
+
+
+async def _evaluate_awaiting(request, code):
+    caught, token = _output.catch()
+    try:
+        await types.FunctionType(code, names)()
+        _evaluated(request, caught)
+    except BaseException as error:
+        _raised_in_exec(request, caught, error)
+    finally:
+        _output.release(caught, token)
+
+
+def _finish():
+    """Runs the loop until it is between turns; the end of every call of the host."""
+    global _failure, _turn
+    try:
+        loop.run()
+        _output.flush()
+        if _failure is None:
+            return 0
+        _heronry.fail(_trace(_failure).encode("utf-8", "backslashreplace"))
+        return 1
+    finally:
+        _failure = None
+        _turn = 0
+
+
+def _define(source, filename):
+    """Runs a file in the agent's namespace, at deploy time."""
+    text = source.decode("utf-8")
+    _keep_source(filename, text)
+    try:
+        exec(compile(text, filename, "exec", dont_inherit=True), names)
+    except BaseException as error:
+        _heronry.fail(_trace(error).encode("utf-8", "backslashreplace"))
+        return 1
+    code = _finish()
+    # What exists now is the template's, for good: no later collection need visit (and so write to)
+    # it, which would make its pages private in every agent.
+    gc.collect()
+    gc.freeze()
+    return code
+
+
+def load(source):
+    """Defines the agent from its file."""
+    names.update(ctx=ctx, __file__=AGENT_FILE)
+    return _define(source, AGENT_FILE)
+
+
+def warm(source):
+    """Runs the warm-up script, before the template is sealed."""
+    return _define(source, "warm.py")
+
+
+def message(payload, request):
+    """Handles one message."""
+    global _turn
+    handler = names.get("on_message")
+    if handler is None:
+        _heronry.refuse(request, b"the agent defines no on_message(ctx, message)")
+        return 0
+    _turn = request
+    loop.create_task(_handle(request, handler, from_bytes(payload)))
+    return _finish()
+
+
+def result(payload, operation, status):
+    """Answers an operation that the agent awaits."""
+    loop.resolve(operation, status, payload)
+    return _finish()
+
+
+def execute(payload, request):
+    """Runs code in the live interpreter."""
+    global _exec_count
+    _exec_count += 1
+    filename = f"<exec-{_exec_count}>"
+    try:
+        source = payload.decode("utf-8")
+        code = _heronry.compile_exec(source, filename, VALUE)
+    except BaseException as error:
+        _heronry.refuse(request, _trace(error).encode("utf-8", "backslashreplace"))
+        return 0
+    _keep_source(filename, source)
+    linecache.cache.pop(f"<exec-{_exec_count - EXEC_SOURCES_MAX}>", None)
+    if code.co_flags & inspect.CO_COROUTINE:
+        loop.create_task(_evaluate_awaiting(request, code))
+    else:
+        _evaluate(request, code)
+    return _finish()
+
+
+def restored(why):
+    """Makes fresh what must not be shared with the image this one was copied from."""
+    ctx.key = _heronry.key()
+    random.seed()
+    return 0
+
