@@ -5,6 +5,8 @@
 
 pub mod host;
 mod mapped;
+pub mod module;
+pub mod instance;
 pub mod slot;
 pub mod tree;
 pub mod wasi;

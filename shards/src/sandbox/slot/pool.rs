@@ -142,7 +142,6 @@ impl SlotPool {
         Ok(Extent {
             space: idle.space,
             tracker: self.tracker.clone(),
-            base_bytes: base.len_bytes(),
             len_bytes: AtomicUsize::new(base.len_bytes()),
             max_bytes: memory_bytes_max,
             growth_refused: AtomicBool::new(false),
@@ -195,7 +194,6 @@ impl SlotPool {
 pub(crate) struct Extent {
     pub(super) space: Reservation,
     pub(super) tracker: Option<Arc<Tracker>>,
-    base_bytes: usize,
     len_bytes: AtomicUsize,
     max_bytes: usize,
     growth_refused: AtomicBool,
@@ -245,11 +243,6 @@ impl Extent {
             self.space.close(range)?;
         }
         tracked
-    }
-
-    /// Length of the part that maps the base.
-    pub(super) fn base_bytes(&self) -> usize {
-        self.base_bytes
     }
 }
 
