@@ -1,7 +1,8 @@
 // The agent's side of the guest ABI: what the host's calls do in JavaScript.
 //
 // Owns: `ctx`, the globals that an engine without a browser lacks (console, timers, crypto, text
-// codecs), one promise per message, stack traces.  Not: the exports (guest.c calls what is returned).
+// codecs), one promise per message, stack traces.  Not: the exports; guest.c calls what is
+// returned at the end.
 // R1  an exception in the turn that brought the message fails the turn; one in a later turn refuses
 //     the request and leaves what the other handlers did alone.
 // R2  an answer to an operation that nobody awaits any more is dropped.
@@ -135,12 +136,15 @@
 
   // ---- showing values ----
 
+  const inside = (items) => (items.length > 0 ? ` ${items.join(", ")} ` : "");
+
   function inspect(value, depth = 0, seen = []) {
     if (typeof value === "string") return depth === 0 ? value : JSON.stringify(value);
     if (typeof value === "bigint") return `${value}n`;
     if (typeof value === "symbol") return value.toString();
-    if (typeof value === "function") return `[${value.name ? `Function: ${value.name}` : "Function"}]`;
-    if (typeof value !== "object" || value === null) return Object.is(value, -0) ? "-0" : String(value);
+    if (typeof value === "function") return value.name ? `[Function: ${value.name}]` : "[Function]";
+    if (Object.is(value, -0)) return "-0";
+    if (typeof value !== "object" || value === null) return String(value);
     if (value instanceof Error) return describe(value);
     if (seen.includes(value)) return "[Circular]";
     const below = [...seen, value];
@@ -153,18 +157,20 @@
     if (Array.isArray(value) || ArrayBuffer.isView(value)) {
       const items = Array.from(value).slice(0, 100).map(show);
       if (value.length > 100) items.push(`... ${value.length - 100} more`);
-      return `${Array.isArray(value) ? "" : `${name} `}[${items.length ? ` ${items.join(", ")} ` : ""}]`;
+      return `${Array.isArray(value) ? "" : `${name} `}[${inside(items)}]`;
     }
     let items;
-    if (value instanceof Map) items = [...value].map(([key, item]) => `${show(key)} => ${show(item)}`);
-    else if (value instanceof Set) items = [...value].map(show);
-    else {
+    if (value instanceof Map) {
+      items = [...value].map(([key, item]) => `${show(key)} => ${show(item)}`);
+    } else if (value instanceof Set) {
+      items = [...value].map(show);
+    } else {
       const label = (key) => (/^[\w$]+$/.test(key) ? key : JSON.stringify(key));
       items = Object.keys(value).map((key) => `${label(key)}: ${show(value[key])}`);
     }
     if (items.length > 100) items.splice(100, items.length, `... ${items.length - 100} more`);
     const front = name === "Object" ? "" : `${name} `;
-    return `${front}{${items.length ? ` ${items.join(", ")} ` : ""}}`;
+    return `${front}{${inside(items)}}`;
   }
 
   // An error with its stack, without the runtime's own frames.
@@ -220,7 +226,8 @@
   function setTimer(callback, ms, repeat, values) {
     const timer = ++timerCount;
     const start = () => {
-      const done = operation(host.sleep(Math.max(0, Math.round(Number(ms ?? 0) * 1e6) || 0)), () => undefined);
+      const ns = Math.max(0, Math.round(Number(ms ?? 0) * 1e6) || 0);
+      const done = operation(host.sleep(ns), () => undefined);
       done.then(() => {
         if (!timers.has(timer)) return;
         if (repeat) start();

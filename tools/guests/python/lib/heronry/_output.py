@@ -13,6 +13,7 @@ import sys
 CATCH_CHARS_MAX = 1 << 20
 HOLD_CHARS_MAX = 1 << 14
 
+_all = None  # the catcher of code that cannot await, so that nobody else prints meanwhile
 _catcher = contextvars.ContextVar("heronry_output", default=None)
 
 
@@ -65,7 +66,7 @@ class Stream(io.TextIOBase):
     def write(self, text):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        catcher = _catcher.get()
+        catcher = _all or _catcher.get()
         if catcher is not None and catcher.open:
             catcher.write(text)
         elif text:
@@ -82,6 +83,19 @@ class Stream(io.TextIOBase):
             self._chars = 0
             while data:
                 data = data[os.write(self._descriptor, data):]
+
+
+def catch_all():
+    """Starts to catch whatever is printed, until release_all()."""
+    global _all
+    _all = Catcher()
+    return _all
+
+
+def release_all():
+    """Ends what catch_all() began."""
+    global _all
+    _all = None
 
 
 def catch():

@@ -46,8 +46,8 @@ _HERE = __file__.rpartition("/")[0] + "/"
 
 
 def _keep_source(filename, source):
-    """Lets tracebacks and inspect show the lines of code that is in no file."""
-    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    """Lets tracebacks and inspect show the lines of code that is in no file, split when needed."""
+    linecache.cache[filename] = (source.__str__,)
 
 
 def _raised(request, error):
@@ -61,16 +61,15 @@ def _raised(request, error):
         _heronry.refuse(request, _trace(error).encode("utf-8", "backslashreplace"))
 
 
-async def _handle(request, handler, message):
+def _answer(request, result):
+    _heronry.reply(request, to_bytes(result))
+
+
+async def _answer_later(request, awaited):
     try:
-        result = handler(ctx, message)
-        if inspect.isawaitable(result):
-            result = await result
-        payload = to_bytes(result)
+        _answer(request, await awaited)
     except BaseException as error:
         _raised(request, error)
-    else:
-        _heronry.reply(request, payload)
 
 
 def _evaluated(request, caught):
@@ -90,14 +89,14 @@ def _raised_in_exec(request, caught, error):
 
 
 def _evaluate(request, code):
-    caught, token = _output.catch()
+    caught = _output.catch_all()
     try:
         exec(code, names)
         _evaluated(request, caught)
     except BaseException as error:
         _raised_in_exec(request, caught, error)
     finally:
-        _output.release(caught, token)
+        _output.release_all()
 
 
 async def _evaluate_awaiting(request, code):
@@ -162,7 +161,14 @@ def message(payload, request):
         _heronry.refuse(request, b"the agent defines no on_message(ctx, message)")
         return 0
     _turn = request
-    loop.create_task(_handle(request, handler, from_bytes(payload)))
+    try:
+        result = handler(ctx, from_bytes(payload))
+        if inspect.isawaitable(result):
+            loop.create_task(_answer_later(request, result))
+        else:
+            _answer(request, result)
+    except BaseException as error:
+        _raised(request, error)
     return _finish()
 
 
@@ -176,7 +182,7 @@ def execute(payload, request):
     """Runs code in the live interpreter."""
     global _exec_count
     _exec_count += 1
-    filename = f"<exec-{_exec_count}>"
+    filename = f"exec-{_exec_count}"
     try:
         source = payload.decode("utf-8")
         code = _heronry.compile_exec(source, filename, VALUE)
@@ -184,7 +190,7 @@ def execute(payload, request):
         _heronry.refuse(request, _trace(error).encode("utf-8", "backslashreplace"))
         return 0
     _keep_source(filename, source)
-    linecache.cache.pop(f"<exec-{_exec_count - EXEC_SOURCES_MAX}>", None)
+    linecache.cache.pop(f"exec-{_exec_count - EXEC_SOURCES_MAX}", None)
     if code.co_flags & inspect.CO_COROUTINE:
         loop.create_task(_evaluate_awaiting(request, code))
     else:
