@@ -415,7 +415,9 @@ impl Lookup {
         let mut slot = slot_of(name);
         while self.slots[slot] != 0 {
             let idx = usize::from(self.slots[slot]) - 1;
-            if COMMANDS[idx].name.as_bytes().eq_ignore_ascii_case(name) {
+            let known = COMMANDS[idx].name.as_bytes();
+            // Most clients send upper case, which is compared at once.
+            if known == name || known.eq_ignore_ascii_case(name) {
                 return Some(idx);
             }
             slot = (slot + 1) % SLOT_COUNT;

@@ -18,6 +18,8 @@ pub use value::{ReplyDecoder, ReplyLimits, Value};
 pub const BIG_BULK_BYTES: usize = 32 << 10;
 /// Longest number line: sign, 19 digits.
 const NUMBER_BYTES_MAX: usize = 20;
+/// Digits of a number line that is read without looking for overflow.
+const SHORT_DIGITS: usize = 9;
 
 /// Why a stream cannot be decoded. The connection is of no use afterwards.
 ///
@@ -151,7 +153,24 @@ impl std::fmt::Display for Shown {
 }
 
 /// The number on the line at `at`, and where the next line starts; `None` when it is cut.
+#[inline]
 fn number_line(src: &[u8], at: usize) -> Result<Option<(i64, usize)>, ProtocolError> {
+    // Nearly every line is a short length, which cannot overflow.
+    let (mut number, mut idx) = (0, at);
+    while let Some(digit @ b'0'..=b'9') = src.get(idx)
+        && idx - at < SHORT_DIGITS
+    {
+        number = number * 10 + i64::from(digit - b'0');
+        idx += 1;
+    }
+    if idx > at && src.get(idx..idx + 2) == Some(b"\r\n") {
+        return Ok(Some((number, idx + 2)));
+    }
+    any_number_line(src, at)
+}
+
+/// As [`number_line`], for long and signed numbers, cut lines and wrong ones.
+fn any_number_line(src: &[u8], at: usize) -> Result<Option<(i64, usize)>, ProtocolError> {
     let mut idx = at;
     let negative = src.get(idx) == Some(&b'-');
     idx += usize::from(negative);
