@@ -7,6 +7,7 @@
 //! N1  a session with too much unanswered or unsent decodes nothing more until half has gone.
 //! N2  with a password set, nothing but HELLO, AUTH, RESET and QUIT runs before it was given.
 
+mod ids;
 mod local;
 mod order;
 mod server;
@@ -18,6 +19,7 @@ use crate::resp::{Args, Encoder, RequestDecoder, RequestLimits};
 use heronry_engine::verb::Target;
 use heronry_engine::{Ack, Nanos, Refusal, Reply, ShardId, TenantId, Verb};
 use heronry_shards::{Ask, Gateway, NodeView};
+use ids::Ids;
 use order::{Form, Order, Shape};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -62,6 +64,7 @@ pub struct Resp {
     password: Option<blake3::Hash>,
     limits: RequestLimits,
     lookup: Lookup,
+    ids: Ids,
     opened_count: u64,
     command_count: u64,
     open_count: Rc<Cell<u64>>,
@@ -116,6 +119,7 @@ impl Resp {
             limits: RequestLimits::for_payload(config.payload_bytes_max),
             config,
             lookup: Lookup::default(),
+            ids: Ids::default(),
             opened_count: 0,
             command_count: 0,
             open_count: Rc::default(),
@@ -207,7 +211,8 @@ impl Resp {
                 };
                 let seq = session.order.ask(session.form, Shape::Plain, expected_bytes);
                 let deadline = timeout_ms.map(|ms| node.now().after(Nanos::from_ms(ms)));
-                let target = Target::agent(TenantId::default(), key);
+                let (id, tenant) = (self.ids.of(&key), TenantId::default());
+                let target = Target::Agent { id, tenant, key };
                 asks.push(Ask { seq, target, verb, ack, deadline });
             }
             Ok(Asked::List { shard, verb }) => list(session, shard, verb, node, asks),
