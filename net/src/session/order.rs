@@ -7,6 +7,7 @@
 
 use crate::reply::{ListPlace, encode_answer};
 use crate::resp::{Encoder, Protocol};
+use bytes::Bytes;
 use heronry_engine::{AgentKey, Refusal, Reply, ShardId};
 use std::collections::VecDeque;
 
@@ -54,6 +55,8 @@ struct Slot {
 enum State {
     /// Awaits its answer.
     Waiting(Shape),
+    /// Answered early, by what nearly every answer is; needs no box.
+    Payload(Bytes),
     /// Answered early.
     Answered(Shape, Box<Answer>),
     /// Encoded by the session, behind awaited ones.
@@ -123,7 +126,10 @@ impl Order {
             return self.answer_part(idx, answer, out);
         };
         if idx > 0 {
-            slot.state = State::Answered(shape, Box::new(answer));
+            slot.state = match (shape, answer) {
+                (Shape::Plain, Ok(Reply::Payload(Some(bytes)))) => State::Payload(bytes),
+                (shape, answer) => State::Answered(shape, Box::new(answer)),
+            };
             return;
         }
         // S3: the common case.
@@ -177,6 +183,9 @@ impl Order {
             }
             let slot = self.close_first().expect("S1: the slot is there");
             match slot.state {
+                State::Payload(bytes) => {
+                    emit(slot.form, Shape::Plain, &Ok(Reply::Payload(Some(bytes))), out);
+                }
                 State::Answered(shape, answer) => emit(slot.form, shape, &answer, out),
                 State::Encoded(bytes) => out.extend_from_slice(&bytes),
                 _ => {}
