@@ -7,9 +7,11 @@
 
 mod agent;
 mod pipeline;
+mod template;
 
 pub use agent::{ForkOptions, ListPage, SendOptions};
 pub use pipeline::Pipeline;
+pub use template::Deployment;
 
 use crate::resp::encode::encode_request;
 use crate::resp::{ProtocolError, ReplyDecoder, ReplyLimits, Value};

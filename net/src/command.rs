@@ -61,6 +61,8 @@ pub enum Group {
     Connection,
     /// About the node.
     Server,
+    /// What agents are made from.
+    Template,
     /// On agents.
     Agent,
 }
@@ -71,6 +73,7 @@ impl Group {
         match self {
             Group::Connection => "connection",
             Group::Server => "server",
+            Group::Template => "template",
             Group::Agent => "agent",
         }
     }
@@ -109,6 +112,7 @@ pub enum Action {
     ConfigGet,
     TemplateList,
     ShardList,
+    Template(parse::TemplateVerb),
     Agent(parse::AgentVerb),
 }
 
@@ -165,6 +169,12 @@ impl Arg {
     /// The same, repeatable.
     pub const fn multiple(mut self) -> Arg {
         self.multiple = true;
+        self
+    }
+
+    /// The same, still required, after the word `token`.
+    pub const fn following(mut self, token: &'static str) -> Arg {
+        self.token = Some(token);
         self
     }
 

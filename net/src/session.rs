@@ -12,7 +12,7 @@ mod local;
 mod order;
 mod server;
 
-use crate::command::parse::{Asked, parse};
+use crate::command::parse::{Asked, TemplateVerb, parse, parse_template};
 use crate::command::{Action, Command, Lookup};
 use crate::reply::{ListPlace, encode_bad_command, encode_protocol_error};
 use crate::resp::{Args, Encoder, RequestDecoder, RequestLimits};
@@ -183,6 +183,9 @@ impl Resp {
                 match command.action {
                     _ if !open => session.put(refuse_unauthenticated),
                     Action::Agent(_) => self.execute_agent(session, command, args, node, asks),
+                    Action::Template(verb) => {
+                        execute_template(session, command, verb, args, node, asks);
+                    }
                     _ => return self.execute_local(session, command, args, node, silent_before),
                 }
             }
@@ -206,6 +209,7 @@ impl Resp {
             Ok(Asked::Agent { key, verb, ack, timeout_ms }) => {
                 let expected_bytes = match &verb {
                     Verb::Send { payload, .. } => payload.len(),
+                    Verb::Exec { code } => code.len(),
                     Verb::Read { len_bytes, .. } => *len_bytes as usize,
                     _ => 0,
                 };
@@ -236,6 +240,26 @@ impl Resp {
     fn full(&self, session: &Session) -> bool {
         session.order.count() >= self.config.pipeline_max
             || session.output_bytes() >= self.config.output_bytes_max
+    }
+}
+
+/// Asks the shard of this connection for what its control thread does.
+fn execute_template(
+    session: &mut Session,
+    command: &'static Command,
+    verb: TemplateVerb,
+    args: &Args<'_>,
+    node: &dyn NodeView,
+    asks: &mut Vec<Ask>,
+) {
+    match parse_template(command, verb, args) {
+        Ok(errand) => {
+            let seq = session.order.ask(session.form, Shape::Plain, 0);
+            let target = Target::Shard(node.place().0);
+            let verb = Verb::Errand(errand);
+            asks.push(Ask { seq, target, verb, ack: Ack::Sealed, deadline: None });
+        }
+        Err(bad) => session.put(|encoder| encode_bad_command(encoder, &bad)),
     }
 }
 

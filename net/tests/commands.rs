@@ -42,7 +42,10 @@ fn t2_arity_follows_from_the_grammar() {
     assert_eq!(arity("AUTH"), (-2, Some(2)));
     assert_eq!(arity("AGENT.READ"), (4, Some(3)));
     assert_eq!(arity("AGENT.SEND"), (-3, Some(8)));
-    assert_eq!(arity("AGENT.FORK"), (-2, Some(5)));
+    assert_eq!(arity("AGENT.EXEC"), (-3, Some(6)));
+    assert_eq!(arity("AGENT.FORK"), (-2, Some(6)));
+    assert_eq!(arity("TEMPLATE.DEPLOY"), (-6, Some(8)));
+    assert_eq!(arity("TEMPLATE.ACTIVATE"), (3, Some(2)));
     assert_eq!(arity("AGENT.LIST"), (-1, Some(7)));
     assert_eq!(arity("AGENT.DIFF"), (-3, Some(3)));
     assert_eq!(arity("COMMAND"), (-1, None));
@@ -88,10 +91,13 @@ fn sample(kind: ArgKind) -> &'static str {
 
 #[test]
 fn every_option_of_a_grammar_is_parsed_alone_and_together() {
-    for command in COMMANDS.iter().filter(|c| matches!(c.action, Action::Agent(_))) {
+    let parsed = |c: &&Command| matches!(c.action, Action::Agent(_) | Action::Template(_));
+    for command in COMMANDS.iter().filter(parsed) {
         let mut base = vec![command.name];
-        let fixed = command.args.iter().filter(|arg| !arg.optional);
-        base.extend(fixed.map(|arg| sample(arg.kind)));
+        for arg in command.args.iter().filter(|arg| !arg.optional) {
+            base.extend(arg.token);
+            base.push(sample(arg.kind));
+        }
         let mut together = base.clone();
         for arg in command.args.iter().filter(|arg| arg.optional) {
             let options = match arg.kind {

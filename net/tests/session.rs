@@ -7,7 +7,7 @@
 mod node;
 
 use bytes::Bytes;
-use heronry_engine::verb::Target;
+use heronry_engine::verb::{Errand, Language, Target};
 use heronry_engine::{Ack, Nanos, Refusal, Reply, ShardId, Verb, VersionId, VersionRef};
 use heronry_net::resp::encode::encode_request;
 use heronry_net::resp::{ReplyDecoder, Value};
@@ -582,4 +582,80 @@ fn y1_every_refusal_is_one_error_line_with_a_documented_code() {
 fn a_flood_of_idle_sessions_is_small() {
     let bytes = size_of::<heronry_net::Session>();
     assert!(bytes <= 512, "an idle connection costs {bytes} bytes");
+}
+
+#[test]
+fn templates_are_deployed_through_the_shard_of_the_connection() {
+    let mut peer = peer();
+    let source = b"line 1\r\n\x00\xff";
+    peer.receive(&request(&[
+        b"template.deploy",
+        b"greeter",
+        b"source",
+        source,
+        b"Language",
+        b"Python",
+        b"warm",
+        b"w",
+        b"inactive",
+    ]));
+    let ask = peer.asks.pop().expect("an ask");
+    assert_eq!((&ask.target, peer.asks.len()), (&Target::Shard(ShardId(0)), 0));
+    let Verb::Errand(Errand::Deploy { name, language, source: sent, warm, activate }) = &ask.verb
+    else {
+        panic!("{:?}", ask.verb)
+    };
+    assert_eq!((name.as_str(), *language, *activate), ("greeter", Language::Python, false));
+    assert_eq!((&sent[..], warm.as_deref()), (&source[..], Some(&b"w"[..])));
+    peer.answer(ask.seq, Ok(Reply::Template { number: 7 }));
+    assert_eq!(peer.output(), b":7\r\n");
+    assert_eq!(peer.say(&["TEMPLATE.ACTIVATE", "greeter", "3"]), ":3\r\n");
+}
+
+#[test]
+fn template_commands_name_what_is_wrong() {
+    let mut peer = peer();
+    let deploy = ["TEMPLATE.DEPLOY", "a", "LANGUAGE", "wasm", "SOURCE", "x"];
+    assert_eq!(peer.say(&deploy), ":1\r\n");
+    let long = "a".repeat(64);
+    for (idx, value, text) in [
+        (1, "a/b", "-BADVALUE name is 'a/b'; allowed: 1 to 63"),
+        (1, "", "-BADVALUE name is ''"),
+        (1, long.as_str(), "-BADVALUE name is"),
+        (3, "ruby", "-BADVALUE LANGUAGE is 'ruby'; allowed: python, javascript, wasm"),
+        (2, "WARM", "-ERR option LANGUAGE of TEMPLATE.DEPLOY is missing"),
+        (4, "WARM", "-ERR option SOURCE of TEMPLATE.DEPLOY is missing"),
+        (4, "LANGUAGE", "-ERR option LANGUAGE of TEMPLATE.DEPLOY is given twice"),
+        (4, "SOURC", "-ERR unknown option 'SOURC' of TEMPLATE.DEPLOY; did you mean SOURCE?"),
+    ] {
+        let mut words = deploy;
+        words[idx] = value;
+        let said = peer.say(&words);
+        assert!(said.starts_with(text), "{words:?}: {said}");
+    }
+    for number in ["0", "-1", "4294967296", "x"] {
+        let said = peer.say(&["TEMPLATE.ACTIVATE", "a", number]);
+        assert!(said.starts_with("-BADVALUE number is"), "{number}: {said}");
+    }
+}
+
+#[test]
+fn exec_and_keep_timers_reach_the_agent() {
+    let mut peer = peer();
+    peer.receive(&request(&[b"AGENT.EXEC", b"python/a", b"x = '\xff'", b"TIMEOUT", b"5"]));
+    let ask = peer.asks.pop().expect("an ask");
+    assert_eq!(ask.verb, Verb::Exec { code: Bytes::from_static(b"x = '\xff'") });
+    assert_eq!(ask.deadline, Some(Nanos(1_000_000_000 + 5_000_000)));
+    peer.answer(ask.seq, Ok(Reply::Payload(Some(Bytes::from_static(b"1\n")))));
+    assert_eq!(peer.output(), b"$2\r\n1\n\r\n");
+    for (words, kept) in
+        [(&["AGENT.FORK", "a/b"][..], false), (&["AGENT.FORK", "a/b", "keep-timers"], true)]
+    {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        peer.receive(&request(&words));
+        let ask = peer.asks.pop().expect("an ask");
+        assert!(matches!(ask.verb, Verb::Fork { keep_timers, .. } if keep_timers == kept));
+        peer.answer(ask.seq, answer_to(&ask));
+        peer.output();
+    }
 }

@@ -27,7 +27,7 @@ const LINGER_BYTES_MAX: u64 = 256 << 20;
 /// Most connections past the limit that linger at a time.
 const REFUSED_COUNT_MAX: u32 = 64;
 
-/// What an operation's token says: which kind of operation, on which listener or connection.
+/// What an operation's token says: which kind of operation, on which listener, connection or link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mark {
     /// Accept on the listener of this index.
@@ -38,6 +38,10 @@ pub enum Mark {
     Receive(u32),
     /// Send on the connection in this slot.
     Send(u32),
+    /// Receive on the link to the control thread.
+    LinkReceive,
+    /// Send on that link.
+    LinkSend,
 }
 
 impl Mark {
@@ -48,6 +52,8 @@ impl Mark {
             Mark::AcceptAgain(idx) => (1, idx),
             Mark::Receive(idx) => (2, idx),
             Mark::Send(idx) => (3, idx),
+            Mark::LinkReceive => (4, 0),
+            Mark::LinkSend => (5, 0),
         };
         Token(kind << 32 | u64::from(idx))
     }
@@ -60,6 +66,8 @@ impl Mark {
             1 => Mark::AcceptAgain(idx),
             2 => Mark::Receive(idx),
             3 => Mark::Send(idx),
+            4 => Mark::LinkReceive,
+            5 => Mark::LinkSend,
             kind => unreachable!("C2: no operation of kind {kind} was submitted"),
         }
     }
@@ -448,7 +456,7 @@ fn keep_spare(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::ShardRow;
+    use crate::gateway::{ShardRow, TemplateRow};
     use heronry_engine::verb::Target;
     use heronry_engine::{Ack, Nanos, ShardId, Verb};
 
@@ -464,7 +472,7 @@ mod tests {
         fn shards(&self) -> Vec<ShardRow> {
             Vec::new()
         }
-        fn templates(&self) -> Vec<(String, String)> {
+        fn templates(&self) -> Vec<TemplateRow> {
             Vec::new()
         }
         fn facts(&self) -> Vec<(&'static str, String)> {

@@ -6,7 +6,7 @@
 //! G2  a session never blocks the loop: it decodes what it has, and pauses by decoding no more.
 
 use heronry_engine::verb::Target;
-use heronry_engine::{Ack, Nanos, Refusal, Reply, Verb};
+use heronry_engine::{Ack, Behaviour, Nanos, Refusal, Reply, Verb};
 
 /// One request decoded from a connection.
 #[derive(Debug)]
@@ -31,10 +31,38 @@ pub trait NodeView {
     fn place(&self) -> (heronry_engine::ShardId, u16);
     /// One row per shard, for SHARD.LIST and INFO.
     fn shards(&self) -> Vec<ShardRow>;
-    /// The deployed templates: name and one line of text.
-    fn templates(&self) -> Vec<(String, String)>;
+    /// The templates of this shard, each number of each.
+    fn templates(&self) -> Vec<TemplateRow>;
     /// (name, value) pairs about the node: version, runtime, isolation, config hash, uptime...
     fn facts(&self) -> Vec<(&'static str, String)>;
+}
+
+/// A template, or one number of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TemplateRow {
+    /// Its name, as in `name/agent`.
+    pub name: String,
+    /// Which deployment of it, from 1.
+    pub number: u32,
+    /// Whether new agents are made from it.
+    pub active: bool,
+    /// What its source is; `native` for those that are part of the program.
+    pub language: &'static str,
+    /// One line for people.
+    pub summary: String,
+}
+
+impl TemplateRow {
+    /// The row of a native template.
+    pub fn native(behaviour: &dyn Behaviour) -> TemplateRow {
+        TemplateRow {
+            name: behaviour.name().to_owned(),
+            number: behaviour.number(),
+            active: true,
+            language: "native",
+            summary: behaviour.summary().to_owned(),
+        }
+    }
 }
 
 /// A shard as its peers see it.

@@ -8,6 +8,8 @@ pub mod control;
 #[cfg(not(loom))]
 pub mod counters;
 pub mod driver;
+#[cfg(not(loom))]
+pub mod errand;
 pub mod gateway;
 #[cfg(not(loom))]
 pub mod glommio;

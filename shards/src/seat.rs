@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-/// First inherited descriptor; the order is plan, shared, roster, eventfds, Unix listener.
+/// First inherited descriptor; the order is plan, shared, roster, eventfds, Unix listener, link.
 const FIRST_FD: RawFd = 3;
 /// Longest plan in bytes; a compiled config is a few KiB.
 const PLAN_BYTES_MAX: u64 = 1 << 20;
@@ -57,23 +57,42 @@ pub struct Seat {
     pub roster: OwnedFd,
     /// The node's Unix listener, shared by all shards.
     pub unix_listener: Option<OwnedFd>,
+    /// The shard's end of its link to the control thread: a Unix stream socket.
+    pub link: Option<OwnedFd>,
+}
+
+/// What the plan's memfd holds beside the plan.
+#[derive(Serialize, Deserialize)]
+struct Sheet {
+    /// The supervisor's process.
+    supervisor: u32,
+    /// Whether a link comes along.
+    link: bool,
+    plan: SeatPlan,
 }
 
 impl Seat {
     /// The descriptors a process shard inherits, in the order of their numbers from 3.
     pub(crate) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        let mut fds = vec![
-            plan_file(std::process::id(), &self.plan)?,
-            self.shared.fd().try_clone_to_owned()?,
-        ];
+        let mut fds = vec![self.plan_file()?, self.shared.fd().try_clone_to_owned()?];
         fds.push(self.roster.try_clone()?);
         for bell in &self.doorbells.eventfds {
             fds.push(bell.try_clone()?);
         }
-        if let Some(listener) = &self.unix_listener {
-            fds.push(listener.try_clone()?);
+        for socket in self.unix_listener.iter().chain(&self.link) {
+            fds.push(socket.try_clone()?);
         }
         Ok(fds)
+    }
+
+    /// The supervisor's process and the plan in a memfd, as each start of the shard reads it.
+    fn plan_file(&self) -> io::Result<OwnedFd> {
+        let (supervisor, link) = (std::process::id(), self.link.is_some());
+        let sheet = Sheet { supervisor, link, plan: self.plan.clone() };
+        let bytes = postcard::to_stdvec(&sheet).map_err(io::Error::other)?;
+        let mut file = File::from(memfd_create("heronry-plan", MemfdFlags::CLOEXEC)?);
+        file.write_all(&bytes)?;
+        Ok(file.into())
     }
 
     /// The number that the descriptor at `idx` of `descriptors` has in the shard (S1).
@@ -96,7 +115,7 @@ impl Seat {
         plan_file.seek(SeekFrom::Start(0))?;
         let mut bytes = Vec::new();
         plan_file.take(PLAN_BYTES_MAX).read_to_end(&mut bytes)?;
-        let (supervisor, plan): (u32, SeatPlan) = postcard::from_bytes(&bytes)
+        let Sheet { supervisor, link, plan } = postcard::from_bytes(&bytes)
             .map_err(|e| io::Error::other(format!("descriptor 3 holds no seat plan: {e}")))?;
         // It may have ended before the signal was set: then none comes.
         let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
@@ -108,23 +127,18 @@ impl Seat {
         let shared = Shared::attach(take()?).map_err(io::Error::other)?;
         let roster = take()?;
         let eventfds: io::Result<Vec<OwnedFd>> = (0..plan.shard_count).map(|_| take()).collect();
+        let eventfds = eventfds?;
         let unix_listener = if plan.unix { Some(take()?) } else { None };
+        let link = if link { Some(take()?) } else { None };
         Ok(Seat {
-            doorbells: Doorbells { me: plan.shard, eventfds: eventfds? },
+            doorbells: Doorbells { me: plan.shard, eventfds },
             plan,
             shared: Arc::new(shared),
             roster,
             unix_listener,
+            link,
         })
     }
-}
-
-/// The supervisor's process and the plan in a memfd, as each start of the shard reads it.
-fn plan_file(supervisor: u32, plan: &SeatPlan) -> io::Result<OwnedFd> {
-    let bytes = postcard::to_stdvec(&(supervisor, plan)).map_err(io::Error::other)?;
-    let mut file = File::from(memfd_create("heronry-plan", MemfdFlags::CLOEXEC)?);
-    file.write_all(&bytes)?;
-    Ok(file.into())
 }
 
 /// Owns the inherited descriptor `fd` after checking that it is open.

@@ -63,7 +63,12 @@ pub struct NodePlan {
     pub restart_window: Duration,
     /// A shard without a heartbeat for this long is killed and started again.
     pub hang: Duration,
+    /// Makes each life of a shard a link to the control thread, if the node has one.
+    pub links: Option<MakeLink>,
 }
+
+/// A new link for a shard that is about to start: the shard's end of it.
+pub type MakeLink = Box<dyn Fn(ShardId) -> io::Result<OwnedFd>>;
 
 /// Takes what the supervisor saw.
 pub type Notify<'n> = dyn FnMut(&Shared, Notice) + 'n;
@@ -281,14 +286,16 @@ impl Node {
 
     fn seat(&self, idx: usize) -> io::Result<Seat> {
         let plan = self.plan.seats[idx].clone();
+        let shard = plan.shard;
         let eventfds: io::Result<Vec<OwnedFd>> =
             self.eventfds.iter().map(OwnedFd::try_clone).collect();
         Ok(Seat {
-            doorbells: Doorbells { me: plan.shard, eventfds: eventfds? },
+            doorbells: Doorbells { me: shard, eventfds: eventfds? },
             plan,
             shared: Arc::clone(&self.shared),
             roster: self.rosters[idx].fd().try_clone_to_owned()?,
             unix_listener: self.plan.unix_listener.as_ref().map(OwnedFd::try_clone).transpose()?,
+            link: self.plan.links.as_ref().map(|links| links(shard)).transpose()?,
         })
     }
 

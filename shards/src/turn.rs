@@ -11,6 +11,7 @@ use crate::connection::{Connections, Mark, Todo};
 use crate::control::{ControlBlock, ShardState};
 use crate::counters::Counter;
 use crate::driver::{Completion, Done, Driver, Handle, Op};
+use crate::errand::{Link, Workshop};
 use crate::gateway::Gateway;
 use crate::histogram::HistBlock;
 use crate::peer::{Inbox, Peers};
@@ -33,6 +34,8 @@ const SLEEP_MIN: Nanos = Nanos::from_us(20);
 const ACCEPT_PAUSE: Nanos = Nanos::from_ms(100);
 /// How long a stopping shard waits for its answers to leave and its clients to finish.
 const DRAIN_MAX: Nanos = Nanos::from_ms(1_000);
+/// How long a starting shard waits for the node's templates before it serves without them.
+const TEMPLATES_WAIT_MAX: Nanos = Nanos::from_ms(5_000);
 /// Counters are published at least once in this many passes, and before every sleep.
 const PUBLISH_PASSES: u32 = 64;
 
@@ -62,6 +65,10 @@ pub struct Parts<D: Driver, G: Gateway> {
     pub roster: Roster,
     /// Listening sockets, adopted by the driver.
     pub listeners: Vec<Handle>,
+    /// The link to the control thread, adopted by the driver, if there is one.
+    pub link: Option<Handle>,
+    /// Makes behaviours of the templates that come over the link.
+    pub workshop: Box<dyn Workshop>,
     /// What the node says of itself.
     pub facts: NodeFacts,
     /// Settings.
@@ -78,6 +85,7 @@ pub struct Shard<D: Driver, G: Gateway> {
     shared: Arc<Shared>,
     roster: Roster,
     listeners: Vec<Handle>,
+    link: Link,
     facts: NodeFacts,
     plan: LoopPlan,
     todo: Todo,
@@ -111,6 +119,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             shared: parts.shared,
             roster: parts.roster,
             listeners: parts.listeners,
+            link: Link::new(me, parts.link, parts.workshop, parts.plan.report),
             facts: parts.facts,
             plan: parts.plan,
             todo: Todo::default(),
@@ -129,6 +138,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
 
     /// As [`Shard::run`], and shows the partition to `watch` after each pass: for tests.
     pub async fn run_watched(&mut self, mut watch: impl FnMut(&Partition)) {
+        self.await_templates().await;
         for (idx, listener) in (0u32..).zip(&self.listeners) {
             self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
         }
@@ -143,6 +153,28 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             self.sleep(now, until).await;
         }
         self.stop().await;
+    }
+
+    /// Loads the templates that the node has, so that the first client finds them.
+    async fn await_templates(&mut self) {
+        let deadline = self.driver.now().after(TEMPLATES_WAIT_MAX);
+        self.link.begin(&mut self.todo);
+        while self.link.expecting() {
+            let now = self.driver.now();
+            self.block().beat(now);
+            self.take_completions(now);
+            self.serve_link(now);
+            self.settle(now);
+            if now > deadline {
+                let (me, waited_ms) = (self.me.0, TEMPLATES_WAIT_MAX.0 / 1_000_000);
+                (self.plan.report)(format_args!(
+                    "shard {me} has not got the node's templates within {waited_ms} ms and serves \
+                     without those that are missing"
+                ));
+                break;
+            }
+            self.driver.park(now.after(Nanos::from_ms(10))).await;
+        }
     }
 
     /// Ends the shard and keeps its agents: for tests.
@@ -180,6 +212,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     /// One pass up to the sleep. Returns whether anything happened.
     fn work(&mut self, now: Nanos) -> bool {
         let mut count = self.take_completions(now);
+        self.serve_link(now);
         count += self.peers.receive(&mut self.inbox);
         count += self.peers.lose_downed(&mut self.inbox);
         self.route(now);
@@ -228,7 +261,8 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     }
 
     fn take_completions(&mut self, now: Nanos) -> usize {
-        let Shard { driver, connections, todo, shared, facts, me, listeners, plan, .. } = self;
+        let Shard { driver, connections, todo, shared, facts, me, listeners, plan, link, .. } =
+            self;
         let view = View { now, me: *me, shared, facts };
         driver.poll(&mut |completion: Completion<'_>| match Mark::of(completion.token) {
             Mark::Accept(idx) => {
@@ -253,7 +287,19 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             }
             Mark::Receive(idx) => connections.received(idx, completion.done, &view, todo),
             Mark::Send(idx) => connections.sent(idx, completion.done),
+            Mark::LinkReceive => link.received(completion.done),
+            Mark::LinkSend => link.sent(completion.done),
         })
+    }
+
+    /// Does what the control thread asks, and passes on what it answers.
+    fn serve_link(&mut self, now: Nanos) {
+        if !self.link.unserved() {
+            return;
+        }
+        for (origin, result) in self.link.serve(&mut self.partition, &mut self.facts) {
+            self.give(now, origin, result);
+        }
     }
 
     /// Brings requests to where they are handled, and answers to where they are awaited.
@@ -350,9 +396,10 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
                 match event {
                     Event::Answer { to, result } => self.give(now, to, result),
                     Event::Deliver(request) => self.send_on(now, request),
-                    Event::Errand { to, .. } => {
-                        let shard = self.me;
-                        self.give(now, to, Err(Refusal::TryAgain { shard }));
+                    Event::Errand { to, errand } => {
+                        if let Err((to, refusal)) = self.link.ask(to, errand) {
+                            self.give(now, to, Err(refusal));
+                        }
                     }
                 }
             }
@@ -364,6 +411,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     fn settle(&mut self, now: Nanos) {
         let view = View { now, me: self.me, shared: &self.shared, facts: &self.facts };
         self.connections.settle(&view, &mut self.todo);
+        self.link.settle(&mut self.todo);
         for (token, op) in self.todo.ops.drain(..) {
             self.driver.submit(token, op);
         }
@@ -446,6 +494,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             self.driver.park(now.after(Nanos::from_ms(10))).await;
         }
         self.connections.close_all(&mut self.todo);
+        self.link.close(&mut self.todo);
         for listener in self.listeners.drain(..) {
             self.driver.submit(crate::driver::Token(0), Op::Close(listener));
         }

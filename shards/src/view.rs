@@ -3,15 +3,15 @@
 //! Owns: reading the shared blocks into rows.  Not: how they are shown.
 //! V1  a row is read without locks: its numbers may be of slightly different moments.
 
-use crate::gateway::{NodeView, ShardRow};
+use crate::gateway::{NodeView, ShardRow, TemplateRow};
 use crate::shared::Shared;
 use heronry_engine::{Nanos, ShardId};
 
-/// What does not change while the shard lives.
+/// What changes at most when a template is deployed.
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
-    /// Template names, each with one line of text.
-    pub templates: Vec<(String, String)>,
+    /// The templates.
+    pub templates: Vec<TemplateRow>,
     /// Names and values: version, runtime, isolation, config hash, ...
     pub facts: Vec<(&'static str, String)>,
 }
@@ -37,7 +37,7 @@ impl NodeView for View<'_> {
         self.shared.shards().map(|shard| row(self.shared, shard)).collect()
     }
 
-    fn templates(&self) -> Vec<(String, String)> {
+    fn templates(&self) -> Vec<TemplateRow> {
         self.facts.templates.clone()
     }
 

@@ -29,6 +29,8 @@ pub struct ForkOptions<'a> {
     pub suffix: Option<&'a str>,
     /// Number or `@label`; the present when absent.
     pub at: Option<&'a str>,
+    /// Whether the sleeps that the agent awaits go on in the branches.
+    pub keep_timers: bool,
 }
 
 /// One page of AGENT.LIST.
@@ -71,6 +73,12 @@ impl Client {
         }
         words.extend(ack_words(options.ack));
         payload_of("AGENT.SEND", self.ask(&words)?)
+    }
+
+    /// AGENT.EXEC; what the code printed, and the value of a last expression.
+    pub fn exec(&mut self, key: &str, code: &[u8]) -> Result<Bytes, ClientError> {
+        let reply = self.ask(&[b"AGENT.EXEC", key.as_bytes(), code])?;
+        Ok(payload_of("AGENT.EXEC", reply)?.unwrap_or_default())
     }
 
     /// AGENT.READ; short at the image's end.
@@ -118,6 +126,9 @@ impl Client {
         }
         if let Some(at) = options.at {
             words.extend([b"AT".as_slice(), at.as_bytes()]);
+        }
+        if options.keep_timers {
+            words.push(b"KEEP-TIMERS");
         }
         let reply = self.ask(&words)?;
         keys(&reply).ok_or_else(|| unexpected("AGENT.FORK", "an array of keys", &reply))
@@ -242,7 +253,11 @@ fn payload_of(command: &'static str, reply: Value) -> Result<Option<Bytes>, Clie
     }
 }
 
-fn unexpected(command: &'static str, wanted: &'static str, reply: &Value) -> ClientError {
+pub(super) fn unexpected(
+    command: &'static str,
+    wanted: &'static str,
+    reply: &Value,
+) -> ClientError {
     let got = format!("{reply:?}").chars().take(200).collect();
     ClientError::Unexpected { command, wanted, got }
 }

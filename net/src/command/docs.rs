@@ -61,9 +61,10 @@ pub fn commands_markdown() -> String {
     for (code, meaning) in CODES {
         out.push_str(&format!("| {code} | {meaning} |\n"));
     }
-    for group in [Group::Agent, Group::Server, Group::Connection] {
+    for group in [Group::Agent, Group::Template, Group::Server, Group::Connection] {
         let title = match group {
             Group::Agent => "Agents",
+            Group::Template => "Templates",
             Group::Server => "The node",
             Group::Connection => "The connection",
         };

@@ -1,4 +1,4 @@
-//! Arguments of the agent commands, turned into verbs.
+//! Arguments of the agent and template commands, turned into verbs.
 //!
 //! Owns: ranges of numbers, version arguments, options in any order.
 //! Not: the number of arguments (the table checks it first), nor anything about agents.
@@ -10,8 +10,9 @@ use crate::resp::Args;
 use bytes::Bytes;
 use heronry_engine::limits::{
     FORK_COUNT_MAX, IMAGE_BYTES_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX, LIST_COUNT_MAX,
-    REQUEST_ID_BYTES_MAX, SHARD_COUNT_MAX,
+    REQUEST_ID_BYTES_MAX, SHARD_COUNT_MAX, TEMPLATE_BYTES_MAX,
 };
+use heronry_engine::verb::{Errand, Language};
 use heronry_engine::{Ack, AgentKey, Refusal, Verb, VersionId, VersionRef};
 
 /// Longest TIMEOUT in milliseconds: a day.
@@ -33,6 +34,7 @@ const _: () = assert!(SHARD_COUNT_MAX as u32 <= 1 << CURSOR_SHARD_BITS);
 pub enum AgentVerb {
     Create,
     Send,
+    Exec,
     Read,
     Write,
     Checkpoint,
@@ -47,6 +49,14 @@ pub enum AgentVerb {
     Info,
     List,
     Hottest,
+}
+
+/// Which template command of those that a session does not answer itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "each is the command of the same name")]
+pub enum TemplateVerb {
+    Deploy,
+    Activate,
 }
 
 /// An agent command as asked.
@@ -99,6 +109,7 @@ pub fn parse(
     let key = AgentKey::new(args.take(1))?;
     let verb = match agent_verb {
         AgentVerb::Send => send(&mut options, &mut ack, &mut timeout_ms)?,
+        AgentVerb::Exec => exec(&mut options, &mut ack, &mut timeout_ms)?,
         AgentVerb::Create => create(&mut options)?,
         AgentVerb::Read => Verb::Read {
             offset: number(args, 2, "offset", 0, IMAGE_BYTES_MAX)?,
@@ -145,6 +156,67 @@ fn send(
     Ok(Verb::Send { payload, request_id })
 }
 
+fn exec(
+    options: &mut Options<'_>,
+    ack: &mut Ack,
+    timeout_ms: &mut Option<u64>,
+) -> Result<Verb, BadCommand> {
+    let code = options.args.take(2);
+    options.at = 3;
+    while let Some(token) = options.next()? {
+        match token {
+            "TIMEOUT" => *timeout_ms = Some(options.number(token, 1, TIMEOUT_MS_MAX)?),
+            _ => *ack = options.ack(token)?,
+        }
+    }
+    Ok(Verb::Exec { code })
+}
+
+/// Turns the arguments of a template command into what is asked of the control thread; as
+/// [`parse`].
+pub fn parse_template(
+    command: &'static Command,
+    verb: TemplateVerb,
+    args: &Args<'_>,
+) -> Result<Errand, BadCommand> {
+    let name = template_name(args.get(1))?;
+    match verb {
+        TemplateVerb::Activate => {
+            let number = number(args, 2, "number", 1, u64::from(u32::MAX))? as u32;
+            Ok(Errand::Activate { name, number })
+        }
+        TemplateVerb::Deploy => deploy(&mut Options { command, args, at: 2, seen: 0 }, name),
+    }
+}
+
+fn deploy(options: &mut Options<'_>, name: String) -> Result<Errand, BadCommand> {
+    let (mut language, mut source, mut warm, mut activate) = (None, None, None, true);
+    while let Some(token) = options.next()? {
+        match token {
+            "LANGUAGE" => language = Some(options.language(token)?),
+            "SOURCE" => source = Some(options.value(token)?),
+            "WARM" => warm = Some(options.value(token)?),
+            _ => activate = false,
+        }
+    }
+    let Some(language) = language else { return Err(options.misused("LANGUAGE", "is missing")) };
+    let Some(source) = source else { return Err(options.misused("SOURCE", "is missing")) };
+    let (source, warm) = (options.args.take(source), warm.map(|idx| options.args.take(idx)));
+    Ok(Errand::Deploy { name, language, source, warm, activate })
+}
+
+/// A name that fits into a key.
+fn template_name(text: &[u8]) -> Result<String, BadCommand> {
+    let key = AgentKey::new(Bytes::from([text, b"/x".as_slice()].concat())).ok();
+    match key.filter(|key| key.template().as_bytes() == text) {
+        Some(key) => Ok(key.template().to_owned()),
+        None => {
+            let allowed = format!("1 to {TEMPLATE_BYTES_MAX} of a-z, A-Z, 0-9, - and _");
+            Err(bad_value("name", text, allowed))
+        }
+    }
+}
+
 fn create(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
     let mut image_bytes = 0;
     while let Some(token) = options.next()? {
@@ -179,7 +251,7 @@ fn checkpoint(options: &mut Options<'_>, ack: &mut Ack) -> Result<Verb, BadComma
 }
 
 fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
-    let (mut count, mut at, mut suffix) = (None, None, None);
+    let (mut count, mut at, mut suffix, mut keep_timers) = (None, None, None, false);
     while let Some(token) = options.next()? {
         match token {
             "COUNT" => count = Some(options.number(token, 1, u64::from(FORK_COUNT_MAX))? as u32),
@@ -191,6 +263,7 @@ fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
                 }
                 suffix = Some(word(options.args, idx, "AS")?);
             }
+            "KEEP-TIMERS" => keep_timers = true,
             _ => {
                 let idx = options.value(token)?;
                 at = Some(version(options.args, idx)?);
@@ -200,7 +273,7 @@ fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
     if count.is_some() && suffix.is_some() {
         return Err(options.misused("AS", "excludes COUNT"));
     }
-    Ok(Verb::Fork { count: count.unwrap_or(1), at, suffix, keep_timers: false })
+    Ok(Verb::Fork { count: count.unwrap_or(1), at, suffix, keep_timers })
 }
 
 fn rollback(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
@@ -386,6 +459,15 @@ impl Options<'_> {
             word if word.eq_ignore_ascii_case(b"durable") => Ok(Ack::Durable),
             other => Err(bad_value("ACK", other, "sealed, durable".to_owned())),
         }
+    }
+
+    fn language(&mut self, token: &'static str) -> Result<Language, BadCommand> {
+        let idx = self.value(token)?;
+        let given = self.args.get(idx);
+        let all = [Language::Python, Language::JavaScript, Language::Wasm];
+        let known = |language: &Language| language.name().as_bytes().eq_ignore_ascii_case(given);
+        let allowed = || all.map(Language::name).join(", ");
+        all.into_iter().find(known).ok_or_else(|| bad_value(token, given, allowed()))
     }
 
     fn misused(&self, option: &'static str, fault: &'static str) -> BadCommand {

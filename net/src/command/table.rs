@@ -6,6 +6,7 @@
 mod agent;
 mod connection;
 mod server;
+mod template;
 
 use super::{Arg, ArgKind, Command, Replies};
 
@@ -39,16 +40,21 @@ pub const CODES: &[(&str, &str)] = &[
     ("TRYAGAIN", "The agent's shard is restarting: retry in a moment. The request may have run."),
     ("FAULT", "The agent's handler failed. Its image is what it was before the message."),
     ("DROPPED", "The agent rolled back, committed or ended while it owed this answer."),
+    ("BADTEMPLATE", "The template was not made or changed; the text is why, a traceback perhaps."),
+    ("NOTALLOWED", "The operator does not allow it; the text names the key to set."),
+    ("HTTP", "An agent's HTTP request got no whole response. The server may have acted on it."),
     ("NOLOG", "This node keeps no log, so nothing can be durable. Nothing was done."),
 ];
 
 /// How many commands there are.
-pub const COMMAND_COUNT: usize =
-    connection::COMMANDS.len() + server::COMMANDS.len() + agent::COMMANDS.len();
+pub const COMMAND_COUNT: usize = connection::COMMANDS.len()
+    + server::COMMANDS.len()
+    + template::COMMANDS.len()
+    + agent::COMMANDS.len();
 
 const fn joined() -> [Command; COMMAND_COUNT] {
     let mut all = [connection::COMMANDS[0]; COMMAND_COUNT];
-    let groups = [connection::COMMANDS, server::COMMANDS, agent::COMMANDS];
+    let groups = [connection::COMMANDS, server::COMMANDS, template::COMMANDS, agent::COMMANDS];
     let (mut group, mut idx) = (0, 0);
     while group < groups.len() {
         let mut row = 0;

@@ -162,10 +162,19 @@ impl Resp {
 
 pub(super) fn template_list(encoder: &mut Encoder<'_>, node: &dyn NodeView) {
     let templates = node.templates();
-    encoder.map(templates.len());
-    for (name, summary) in &templates {
-        encoder.text(name);
-        encoder.text(summary);
+    encoder.array(templates.len());
+    for row in &templates {
+        encoder.map(5);
+        encoder.text("name");
+        encoder.text(&row.name);
+        encoder.text("number");
+        encoder.unsigned(u64::from(row.number));
+        encoder.text("active");
+        encoder.boolean(row.active);
+        encoder.text("language");
+        encoder.text(row.language);
+        encoder.text("summary");
+        encoder.text(&row.summary);
     }
 }
 

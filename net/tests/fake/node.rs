@@ -6,13 +6,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use bytes::Bytes;
-use heronry_engine::verb::{AgentInfo, DiffRange, Target, VersionInfo};
+use heronry_engine::verb::{AgentInfo, DiffRange, Errand, Target, VersionInfo};
 use heronry_engine::{
     AgentId, AgentKey, Nanos, Refusal, Reply, ShardId, TenantId, Verb, VersionId,
 };
 use heronry_net::session::Session;
 use heronry_net::{Resp, RespConfig};
-use heronry_shards::gateway::{Ask, Gateway, NodeView, ShardRow};
+use heronry_shards::gateway::{Ask, Gateway, NodeView, ShardRow, TemplateRow};
 
 /// Fixed facts.
 pub struct FakeNode {
@@ -40,8 +40,14 @@ impl NodeView for FakeNode {
         (0..self.shard_count).map(row).collect()
     }
 
-    fn templates(&self) -> Vec<(String, String)> {
-        vec![("echo".into(), "answers each message with itself".into())]
+    fn templates(&self) -> Vec<TemplateRow> {
+        vec![TemplateRow {
+            name: "echo".into(),
+            number: 1,
+            active: true,
+            language: "native",
+            summary: "answers each message with itself".into(),
+        }]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -115,12 +121,19 @@ pub fn answer_to(ask: &Ask) -> Result<Reply, Refusal> {
             cursor: if *cursor == 0 { 5 } else { 0 },
             keys: vec![key(&format!("echo/on-{}-{cursor}", shard.0))],
         }),
+        (Target::Shard(_), Verb::Errand(Errand::Deploy { .. })) => {
+            Ok(Reply::Template { number: 1 })
+        }
+        (Target::Shard(_), Verb::Errand(Errand::Activate { number, .. })) => {
+            Ok(Reply::Template { number: *number })
+        }
         (Target::Shard(shard), _) => {
             let rows = (1..4u64)
                 .map(|n| (key(&format!("echo/{}-{n}", shard.0)), n * 10 + u64::from(shard.0)));
             Ok(Reply::Hottest(rows.collect()))
         }
         (_, Verb::Send { payload, .. }) => Ok(Reply::Payload(Some(payload.clone()))),
+        (_, Verb::Exec { code }) => Ok(Reply::Payload(Some(code.clone()))),
         (_, Verb::Read { len_bytes, .. }) => {
             Ok(Reply::Payload(Some(Bytes::from(vec![b'r'; *len_bytes as usize]))))
         }

@@ -36,6 +36,12 @@ const ACK: Arg = one_of(
     "The promise of the reply: `sealed` (default) is captured in memory, `durable` is on disk.",
 )
 .after("ACK");
+const TIMEOUT: Arg = integer(
+    "ms",
+    "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT; while the agent is \
+     suspended, not before it resumes.",
+)
+.after("TIMEOUT");
 const VERSION: &str = "A number from 1, or `@label` (label of 1 to 63 bytes).";
 const RANGE: Replies = Replies { resp3: "bulk string.", resp2: "" };
 const VERSION_REPLY: Replies = same("integer: the version that is now the present.");
@@ -77,12 +83,7 @@ pub const COMMANDS: &[Command] = &[
                  turn.",
             )
             .after("ID"),
-            integer(
-                "ms",
-                "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT; while \
-                 the agent is suspended, not before it resumes.",
-            )
-            .after("TIMEOUT"),
+            TIMEOUT,
             ACK,
         ],
         complexity: "O(1) and the handler's work",
@@ -112,6 +113,44 @@ pub const COMMANDS: &[Command] = &[
             "AGENT.SEND",
             AgentVerb::Send,
             "Sends a message; the agent handles it in one turn. Makes the agent if there is none.",
+        )
+    },
+    Command {
+        flags: &["write", "denyoom"],
+        args: &[
+            KEY,
+            text(
+                "code",
+                "What to run: 0 to `net.payload_bytes_max` bytes of the agent's language.",
+            ),
+            TIMEOUT,
+            ACK,
+        ],
+        complexity: "O(1) and the code's work",
+        reply: same("bulk string: what the code printed, then the value of a last expression."),
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOTEMPLATE",
+            "NOAGENT",
+            "LOST",
+            "QUARANTINED",
+            "BUSY",
+            "FULL",
+            "LIMIT",
+            "TIMEOUT",
+            "TRYAGAIN",
+            "FAULT",
+            "DROPPED",
+            "NOLOG",
+        ],
+        example: "> AGENT.EXEC python/a \"x = 20\"\n\"\"\n> AGENT.EXEC python/a \"x + 1\"\n\
+                  \"21\\n\"",
+        ..row(
+            "AGENT.EXEC",
+            AgentVerb::Exec,
+            "Runs code in the agent's live interpreter, in one turn; what it defines stays. Makes \
+             the agent if there is none. Code that raises is answered FAULT with its traceback.",
         )
     },
     Command {
@@ -195,6 +234,13 @@ pub const COMMANDS: &[Command] = &[
             )
             .optional(),
             text("version", VERSION).after("AT"),
+            Arg::new(
+                "keep-timers",
+                ArgKind::Token,
+                "The sleeps that the agent awaits go on in the branches too; otherwise they end \
+                 there at once, as forked away.",
+            )
+            .after("KEEP-TIMERS"),
         ],
         complexity: "O(N) for N branches, whatever the image's size",
         reply: same("array of the branches' keys."),

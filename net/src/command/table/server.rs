@@ -1,6 +1,6 @@
 //! Rows of the table: about the node.
 //!
-//! Owns: INFO, COMMAND, CONFIG, TEMPLATE.LIST, SHARD.LIST.
+//! Owns: INFO, COMMAND, CONFIG, SHARD.LIST.
 //! Not: what they do (`session/local.rs`).
 
 use super::{same, text};
@@ -65,12 +65,6 @@ pub const COMMANDS: &[Command] = &[
         subcommands: CONFIG,
         reply: same("see the subcommand."),
         ..row("CONFIG", Action::Config, "Answers what benchmarks written for Redis ask.")
-    },
-    Command {
-        complexity: "O(T) for T templates",
-        reply: Replies { resp3: "map from name to summary.", resp2: "flat array of both." },
-        example: "> TEMPLATE.LIST\n1) \"echo\"\n2) \"replies the message\"\n...",
-        ..row("TEMPLATE.LIST", Action::TemplateList, "The templates that agents are made from.")
     },
     Command {
         complexity: "O(S) for S shards",
