@@ -141,6 +141,14 @@ pub enum Refusal {
         /// What went wrong.
         reason: String,
     },
+    /// The handler raised an error of its own; what it had changed before stays.
+    #[error("the handler of {key:?} raised: {reason}")]
+    Raised {
+        /// The key.
+        key: String,
+        /// What it raised, such as a traceback.
+        reason: String,
+    },
     /// The call was open when its agent rolled back, committed or ended.
     #[error("the call was dropped: agent {key:?} {why}")]
     Dropped {
@@ -197,6 +205,7 @@ impl Refusal {
             Refusal::Timeout { .. } => "TIMEOUT",
             Refusal::TryAgain { .. } => "TRYAGAIN",
             Refusal::Fault { .. } => "FAULT",
+            Refusal::Raised { .. } => "RAISED",
             Refusal::Dropped { .. } => "DROPPED",
             Refusal::BadTemplate { .. } => "BADTEMPLATE",
             Refusal::NotAllowed { .. } => "NOTALLOWED",

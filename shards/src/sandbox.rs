@@ -3,7 +3,6 @@
 //! Owns: the folder `sandbox/` and how its parts fit.  Not: versions (the engine's images are the
 //! only truth; a sandbox is a cache of one and can be dropped at any time between turns).
 
-pub mod cache;
 pub mod behaviour;
 pub mod build;
 pub mod cache;

@@ -1,0 +1,517 @@
+//! A sandboxed template: the engine's behaviour over live instances.
+//!
+//! Owns: bringing an instance to the agent's image, its turn, and the image to what the turn did.
+//! Not: versions, mailboxes, effects (the engine's), the cache of instances (`live.rs`).
+//! B1  the image is the agent; an instance whose image is another one is brought to it before the
+//!     guest runs.
+//! B2  a turn that fails leaves no instance: the memory is in any state then.
+//! B3  what a turn asks for reaches the engine when the turn is over, all of it or nothing.
+//! B4  an image is run by the module build that it was made by, or refused.
+//!
+//! An agent's image is the host state (`host/codec.rs`) in its first [`HOST_PAGES`] pages, and its
+//! linear memory after them. A page that the image lacks is the template's.
+
+use super::host::{
+    HOST_BYTES, HOST_PAGES, Host, HostConfig, HostEffect, HostReply, HostState, Identity, Left,
+    Status, Why, reconcile,
+};
+use super::instance::{CompiledModule, Entry, GuestCall, Instance, InstanceError, Progress, Trap};
+use super::live::{Live, LiveAgent};
+use super::slot::{BaseImage, Delta, Lengths, PAGE};
+use super::tree::Tree;
+use bytes::Bytes;
+use heronry_engine::behaviour::{Own, RequestId, Restored};
+use heronry_engine::{
+    AgentId, AgentKey, Behaviour, CallId, Fault, Image, Nanos, PAGE_BYTES, PageStore, Refusal, Turn,
+};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes of what a turn printed that the operator gets to see.
+const PRINT_BYTES_MAX: usize = 4 << 10;
+
+/// What a template is made of on one shard.
+pub struct TemplateParts {
+    /// Its name, as in `name/agent`.
+    pub name: String,
+    /// Which deployment it is.
+    pub number: u32,
+    /// One line for people.
+    pub summary: String,
+    /// The module, bound to the host's functions.
+    pub module: Rc<CompiledModule<Host>>,
+    /// The memory as it was sealed.
+    pub base: Arc<BaseImage>,
+    /// The host state as it was sealed.
+    pub state: HostState,
+    /// What the guest finds under `/`.
+    pub tree: Arc<Tree>,
+    /// Arguments, environment, bounds.
+    pub config: Arc<HostConfig>,
+}
+
+/// A sandboxed template on one shard.
+pub struct SandboxTemplate {
+    parts: TemplateParts,
+    /// The template's host state as pages of an image.
+    state_pages: Vec<[u8; PAGE_BYTES]>,
+    live: Rc<Live>,
+}
+
+impl SandboxTemplate {
+    /// Ready to be deployed to the shard of `live`.
+    pub fn new(parts: TemplateParts, live: Rc<Live>) -> SandboxTemplate {
+        let mut encoded = Vec::new();
+        parts.state.encode(&mut encoded);
+        let page = |chunk: &[u8]| {
+            let mut page = [0; PAGE_BYTES];
+            page[..chunk.len()].copy_from_slice(chunk);
+            page
+        };
+        let state_pages = encoded.chunks(PAGE_BYTES).map(page).collect();
+        SandboxTemplate { parts, state_pages, live }
+    }
+}
+
+impl Behaviour for SandboxTemplate {
+    fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    fn summary(&self) -> &str {
+        &self.parts.summary
+    }
+
+    fn number(&self) -> u32 {
+        self.parts.number
+    }
+
+    /// The image is the template's: nothing of its own yet.
+    fn start(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        turn.resize(HOST_BYTES as u64 + self.parts.state.memory_bytes)
+    }
+
+    fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
+        let mut agent = self.begin(turn)?;
+        match self.open_request(turn, &mut agent) {
+            Ok(request) => {
+                agent.todo.push_back(GuestCall::Message { request, payload: message.clone() });
+                self.go(turn, agent)
+            }
+            Err(fault) => Err(give_up(turn, agent, fault)),
+        }
+    }
+
+    fn on_exec(&self, turn: &mut Turn<'_>, code: &Bytes) -> Result<(), Fault> {
+        if !self.parts.module.has(Entry::Exec) {
+            let name = &self.parts.name;
+            let reason = format!("template {name:?} has no interpreter to run code");
+            return Err(Fault::refused(reason));
+        }
+        let mut agent = self.begin(turn)?;
+        match self.open_request(turn, &mut agent) {
+            Ok(request) => {
+                agent.todo.push_back(GuestCall::Exec { request, payload: code.clone() });
+                self.go(turn, agent)
+            }
+            Err(fault) => Err(give_up(turn, agent, fault)),
+        }
+    }
+
+    fn on_reply(
+        &self,
+        turn: &mut Turn<'_>,
+        call: CallId,
+        result: &Result<Option<Bytes>, Refusal>,
+    ) -> Result<(), Fault> {
+        let mut agent = self.begin(turn)?;
+        let state = &mut agent.instance.host_mut().state;
+        // A call of a present that was given up resolved when the image was restored.
+        if let Some(id) = state.call_of(call.0)
+            && state.close_call(id)
+        {
+            let (status, payload) = match result {
+                Ok(payload) => (Status::Ok, payload.clone().unwrap_or_default()),
+                Err(refusal) => {
+                    (Status::Refused, format!("{} {refusal}", refusal.code()).into_bytes().into())
+                }
+            };
+            agent.todo.push_back(result_call(id, status, payload));
+        }
+        self.go(turn, agent)
+    }
+
+    fn on_restored(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        let agent = self.begin(turn)?;
+        self.go(turn, agent)
+    }
+
+    fn resume(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        let agent = self.live.take(turn.id()).expect("V3: an agent in a turn keeps its instance");
+        self.go(turn, agent)
+    }
+
+    fn awaits(&self, image: &Image, store: &PageStore) -> bool {
+        let mut read = |at: usize, len: usize| {
+            let mut bytes = Vec::with_capacity(len);
+            image.read(store, at as u64, &mut bytes, len);
+            bytes
+        };
+        image.page(store, 0).is_some()
+            && decode_with(&mut read).is_ok_and(|state| !state.calls.is_empty())
+    }
+
+    fn base_page(&self, page_idx: u32) -> Option<&[u8; PAGE_BYTES]> {
+        let idx = page_idx as usize;
+        match idx.checked_sub(HOST_PAGES) {
+            None => self.state_pages.get(idx),
+            Some(page) if page < self.parts.base.len_bytes() / PAGE => {
+                Some(self.parts.base.page(page as u32))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn sealed_off(&self) -> Option<&'static str> {
+        Some(
+            "the memory of a sandbox is its own; send it a message, or run code in it with \
+             AGENT.EXEC",
+        )
+    }
+
+    fn forget(&self, agent: AgentId, store: &mut PageStore) {
+        self.live.forget(agent, store);
+    }
+}
+
+/// Bringing an instance to an image (B1).
+impl SandboxTemplate {
+    /// The agent's instance at its image, with what a restore has left to tell.
+    fn begin(&self, turn: &mut Turn<'_>) -> Result<LiveAgent, Fault> {
+        let mut agent = match self.live.take(turn.id()) {
+            Some(agent) if turn.is_image(&agent.held) => agent,
+            Some(agent) => self.follow(turn, agent)?,
+            None => self.revive(turn)?,
+        };
+        let world = &self.live.world;
+        agent.instance.host_mut().begin(turn.now().0, (world.unix_ns)());
+        if turn.restored().is_some() || agent.instance.host().state.agent != turn.id().0 {
+            self.restore(turn, &mut agent);
+        }
+        Ok(agent)
+    }
+
+    /// A new instance, brought to the image page by page.
+    fn revive(&self, turn: &mut Turn<'_>) -> Result<LiveAgent, Fault> {
+        let state = self.read_state(turn)?;
+        for image in self.live.make_room()? {
+            turn.release(image);
+        }
+        let most = (self.live.limits.memory_bytes_max / 65_536 * 65_536).max(state.memory_bytes);
+        let lengths =
+            Lengths { memory_bytes: state.memory_bytes as usize, memory_bytes_max: most as usize };
+        let globals = state.globals.clone();
+        let (tree, config) = (Arc::clone(&self.parts.tree), Arc::clone(&self.parts.config));
+        let mut host = Host::new(state, tree, config).map_err(|e| Fault::refused(e.to_string()))?;
+        host.mark();
+        let (sandboxes, base) = (&self.live.sandboxes, &self.parts.base);
+        let instance = Instance::new(sandboxes, &self.parts.module, base, lengths, host);
+        let mut instance = instance.map_err(no_instance)?;
+        instance.set_globals(&globals).map_err(no_instance)?;
+        let mut pages = Vec::new();
+        turn.changed_pages(&Image::EMPTY, &mut pages);
+        for page in pages.into_iter().filter(|page| *page >= HOST_PAGES as u32) {
+            let bytes = turn.page(page).expect("B1: the image was walked just now");
+            instance.slot_mut().write_page(page - HOST_PAGES as u32, bytes);
+        }
+        Ok(LiveAgent::new(instance, turn.share_image()))
+    }
+
+    /// Brings an instance from the image that it holds to the agent's, in place.
+    fn follow(&self, turn: &mut Turn<'_>, mut agent: LiveAgent) -> Result<LiveAgent, Fault> {
+        let state = self.read_state(turn)?;
+        let wanted = state.memory_bytes as usize;
+        if wanted < agent.instance.slot().len_bytes() {
+            turn.release(agent.held);
+            drop(agent.instance);
+            return self.revive(turn);
+        }
+        agent.instance.grow(wanted).map_err(|e| Fault::refused(e.to_string()))?;
+        let mut pages = Vec::new();
+        turn.changed_pages(&agent.held, &mut pages);
+        for page in pages.into_iter().filter(|page| *page >= HOST_PAGES as u32) {
+            let idx = page - HOST_PAGES as u32;
+            let slot = agent.instance.slot_mut();
+            match turn.page(page) {
+                Some(bytes) => slot.write_page(idx, bytes),
+                None => slot.reset_page(idx).map_err(|e| Fault::refused(e.to_string()))?,
+            }
+        }
+        agent.instance.set_globals(&state.globals).map_err(no_instance)?;
+        let host = agent.instance.host_mut();
+        host.put_state(state).map_err(|e| Fault::refused(e.to_string()))?;
+        host.mark();
+        let held = turn.share_image();
+        turn.release(std::mem::replace(&mut agent.held, held));
+        Ok(agent)
+    }
+
+    /// The host state of the agent's image (B4).
+    fn read_state(&self, turn: &mut Turn<'_>) -> Result<HostState, Fault> {
+        if turn.page(0).is_none() {
+            return Ok(self.parts.state.clone());
+        }
+        let mut read = |at: usize, len: usize| {
+            let mut bytes = vec![0; len];
+            turn.read(at as u64, &mut bytes);
+            bytes
+        };
+        let state = decode_with(&mut read).map_err(Fault::refused)?;
+        if state.module != self.parts.state.module {
+            return Err(Fault::refused(
+                "the image belongs to another build of the module; deploy the template that made \
+                 it, or terminate the agent",
+            ));
+        }
+        Ok(state)
+    }
+
+    /// Settles what the image awaited when it came here, and lets the guest make itself fresh.
+    fn restore(&self, turn: &Turn<'_>, agent: &mut LiveAgent) {
+        let state = &mut agent.instance.host_mut().state;
+        let mine = state.agent == turn.id().0;
+        let why = match turn.restored() {
+            Some(Restored::Committed) => Why::Committed,
+            Some(Restored::RolledBack { version }) if mine => {
+                Why::RolledBack { version: version.0 }
+            }
+            Some(Restored::Forked { index, keep_timers, call }) => {
+                let call = call.and_then(|call| state.call_of(call.0));
+                Why::Forked { index, keep_timers, call }
+            }
+            // A fresh agent is a fork of its template; so is a branch that went back to its start.
+            Some(Restored::RolledBack { .. }) | None => {
+                Why::Forked { index: 0, keep_timers: false, call: None }
+            }
+        };
+        let entropy = (self.live.world.entropy)();
+        let key = turn.key().as_str();
+        let identity = Identity { agent: turn.id().0, key, entropy: &entropy };
+        let settled = reconcile(state, why, &identity);
+        if self.parts.module.has(Entry::Restored) {
+            agent.todo.push_back(GuestCall::Restored { why: why.code() });
+        }
+        for (id, status, payload) in settled.resolved {
+            agent.todo.push_back(result_call(id, status, payload.into_bytes().into()));
+        }
+        let sleep = |(id, until_ns)| HostEffect::Sleep { id, until_ns };
+        agent.effects.extend(settled.sleeps.into_iter().map(sleep));
+    }
+
+    fn open_request(&self, turn: &mut Turn<'_>, agent: &mut LiveAgent) -> Result<i64, Fault> {
+        let ticket = turn.hold().0;
+        let state = &mut agent.instance.host_mut().state;
+        let opened = state.open_request(ticket).ok_or(Fault::Limit {
+            what: "requests that the agent keeps open",
+            value: super::host::REQUEST_COUNT_MAX as u64 + 1,
+            limit: super::host::REQUEST_COUNT_MAX as u64,
+            remedy: "let some handlers end first",
+        })?;
+        Ok(opened.cast_signed())
+    }
+}
+
+/// The turn.
+impl SandboxTemplate {
+    /// Runs the turn's calls until all have ended or a slice is over.
+    fn go(&self, turn: &mut Turn<'_>, mut agent: LiveAgent) -> Result<(), Fault> {
+        loop {
+            if !agent.calling {
+                let Some(call) = agent.todo.pop_front() else { break };
+                agent.instance.start(call, self.live.limits.turn_cpu_max);
+                agent.calling = true;
+            }
+            match agent.instance.poll() {
+                Progress::Yielded => {
+                    self.live.put(turn.id(), agent);
+                    turn.pause();
+                    return Ok(());
+                }
+                Progress::Done(outcome) => {
+                    agent.calling = false;
+                    if let Err(fault) = self.take_left(turn, &mut agent, outcome) {
+                        return Err(give_up(turn, agent, fault));
+                    }
+                }
+            }
+        }
+        match self.end(turn, &mut agent) {
+            Ok(()) => {
+                self.live.put(turn.id(), agent);
+                Ok(())
+            }
+            Err(fault) => Err(give_up(turn, agent, fault)),
+        }
+    }
+
+    /// Takes what a call into the guest left; the fault that it ended with.
+    fn take_left(
+        &self,
+        turn: &Turn<'_>,
+        agent: &mut LiveAgent,
+        outcome: Result<i32, Trap>,
+    ) -> Result<(), Fault> {
+        let Left { effects, replies, failure, log, stdout, stderr } =
+            agent.instance.host_mut().take();
+        self.report(turn.key(), &log, &stdout, &stderr);
+        match outcome {
+            Ok(0) => {}
+            Ok(_) => {
+                let silent = || "the guest failed and did not say why".to_owned();
+                return Err(Fault::refused(failure.unwrap_or_else(silent)));
+            }
+            Err(trap) => {
+                let mut reason = trap.to_string();
+                if let Some(text) = failure {
+                    reason = format!("{reason}: {text}");
+                }
+                return Err(Fault::refused(reason));
+            }
+        }
+        agent.replies.extend(replies);
+        for effect in effects {
+            match &effect {
+                HostEffect::Call { id, key, .. } => {
+                    if let Err(refusal) = key.parse::<AgentKey>() {
+                        let (id, text) = (*id, format!("{} {refusal}", refusal.code()));
+                        agent.instance.host_mut().state.close_call(id);
+                        let payload = text.into_bytes().into();
+                        agent.todo.push_back(result_call(id, Status::Refused, payload));
+                        continue;
+                    }
+                }
+                HostEffect::Send { key, .. } => {
+                    if let Err(refusal) = key.parse::<AgentKey>() {
+                        return Err(Fault::refused(format!("send: {refusal}")));
+                    }
+                }
+                _ => {}
+            }
+            agent.effects.push(effect);
+        }
+        Ok(())
+    }
+
+    /// Hands the turn's effects to the engine (B3), and its memory to the image.
+    fn end(&self, turn: &mut Turn<'_>, agent: &mut LiveAgent) -> Result<(), Fault> {
+        for effect in std::mem::take(&mut agent.effects) {
+            if let Some((id, call)) = ask(turn, effect) {
+                agent.instance.host_mut().state.bind_call(id, call.0);
+            }
+        }
+        for HostReply { ticket, answer, .. } in std::mem::take(&mut agent.replies) {
+            let raised = |reason| Refusal::Raised { key: turn.key().as_str().into(), reason };
+            let answer = answer.map(|payload| Some(payload.into())).map_err(raised);
+            turn.reply_to(RequestId(ticket), answer);
+        }
+        let memory_bytes = agent.instance.slot().len_bytes() as u64;
+        if turn.image_len() != HOST_BYTES as u64 + memory_bytes {
+            turn.resize(HOST_BYTES as u64 + memory_bytes)?;
+        }
+        let mut kept = Kept { turn, fault: None };
+        let captured = agent.instance.slot_mut().capture(&mut kept);
+        let fault = kept.fault;
+        captured.map_err(|e| Fault::refused(e.to_string()))?;
+        fault.map_or(Ok(()), Err)?;
+        let mut globals = std::mem::take(&mut agent.instance.host_mut().state.globals);
+        globals.clear();
+        agent.instance.globals(&mut globals);
+        let host = agent.instance.host_mut();
+        host.state.globals = globals;
+        host.state.memory_bytes = memory_bytes;
+        if let Some(bytes) = host.changed() {
+            turn.write(0, bytes)?;
+        }
+        let held = turn.share_image();
+        turn.release(std::mem::replace(&mut agent.held, held));
+        Ok(())
+    }
+
+    fn report(&self, key: &AgentKey, log: &[String], stdout: &[u8], stderr: &[u8]) {
+        for line in log {
+            (self.live.world.report)(format_args!("{key}: {line}"));
+        }
+        for printed in [stdout, stderr] {
+            let shown = &printed[..printed.len().min(PRINT_BYTES_MAX)];
+            for line in String::from_utf8_lossy(shown).lines() {
+                (self.live.world.report)(format_args!("{key}: {line}"));
+            }
+        }
+    }
+}
+
+/// The image as the slot's capture sees it.
+struct Kept<'a, 't> {
+    turn: &'a mut Turn<'t>,
+    /// The first page that found no room.
+    fault: Option<Fault>,
+}
+
+impl Delta for Kept<'_, '_> {
+    fn held(&self, page_idx: u32) -> Option<&[u8; PAGE]> {
+        self.turn.page(page_idx + HOST_PAGES as u32)
+    }
+
+    fn keep(&mut self, page_idx: u32, bytes: &[u8; PAGE]) {
+        if self.fault.is_none()
+            && let Err(fault) = self.turn.put_page(page_idx + HOST_PAGES as u32, bytes)
+        {
+            self.fault = Some(fault);
+        }
+    }
+}
+
+/// Drops the instance of a turn that failed (B2).
+fn give_up(turn: &mut Turn<'_>, agent: LiveAgent, fault: Fault) -> Fault {
+    turn.release(agent.held);
+    fault
+}
+
+fn result_call(id: u64, status: Status, payload: Bytes) -> GuestCall {
+    GuestCall::Result { call: id.cast_signed(), status: status as i32, payload }
+}
+
+/// Asks the engine for an effect; the guest's and the engine's number of the call it opens.
+fn ask(turn: &mut Turn<'_>, effect: HostEffect) -> Option<(u64, CallId)> {
+    let key = |key: String| key.parse::<AgentKey>().expect("B3: checked when it was asked for");
+    let label = |label: Option<String>| label.map(|label| Bytes::from(label.into_bytes()));
+    Some(match effect {
+        HostEffect::Send { key: to, payload } => {
+            turn.send(key(to), payload);
+            return None;
+        }
+        HostEffect::Call { id, key: to, payload } => (id, turn.call(key(to), payload)),
+        HostEffect::Sleep { id, until_ns } => (id, turn.sleep(Nanos(until_ns))),
+        HostEffect::Http { id, request } => (id, turn.http(request)),
+        HostEffect::Checkpoint { id, label: name } => {
+            (id, turn.own(Own::Checkpoint { label: label(name) }))
+        }
+        HostEffect::Fork { id, count } => (id, turn.own(Own::Fork { count })),
+        HostEffect::Rollback { id, label: name } => {
+            (id, turn.own(Own::Rollback { label: label(name) }))
+        }
+    })
+}
+
+fn no_instance(error: InstanceError) -> Fault {
+    Fault::refused(error.to_string())
+}
+
+/// Decodes a host state that `read` gives the bytes of, by offset and length.
+fn decode_with(read: &mut dyn FnMut(usize, usize) -> Vec<u8>) -> Result<HostState, String> {
+    const LEN_AT: usize = 8;
+    let head = read(0, LEN_AT + 4);
+    let len = head.get(LEN_AT..).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let bytes = read(0, (len as usize).clamp(LEN_AT + 4, HOST_BYTES));
+    HostState::decode(&bytes).map_err(|error| error.to_string())
+}

@@ -1,0 +1,184 @@
+//! The live agents of a shard: tier L1, a bounded cache of images.
+//!
+//! Owns: which agents have an instance, and which of them loses it when another one needs the room.
+//! Not: what an instance does (`behaviour.rs`), nor agents (the engine has them).
+//! V1  there are at most `live_max` instances.
+//! V2  between turns the memory of an instance equals the image that it holds, so losing one loses
+//!     nothing.
+//! V3  an instance in the middle of a turn is not evicted.
+
+use super::host::{Host, HostEffect, HostReply};
+use super::instance::{GuestCall, Instance, SandboxPlan, Sandboxes};
+use super::slot::PoolPlan;
+use heronry_engine::{AgentId, Fault, Image, PageStore};
+use lru::LruCache;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Bounds of a shard's sandboxes.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveLimits {
+    /// Most live instances; `None`: as many as the process may map.
+    pub live_max: Option<u32>,
+    /// Largest linear memory of an agent in bytes; rounded down to whole Wasm pages.
+    pub memory_bytes_max: u64,
+    /// Most CPU time of one call into a guest.
+    pub turn_cpu_max: Duration,
+}
+
+/// What sandboxes need of the world around their shard.
+#[derive(Clone, Copy)]
+pub struct World {
+    /// Nanoseconds since 1970.
+    pub unix_ns: fn() -> u64,
+    /// Fresh random bytes.
+    pub entropy: fn() -> [u8; 32],
+    /// Where lines for the operator go.
+    pub report: fn(std::fmt::Arguments<'_>),
+}
+
+/// How often the cache did what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveCounts {
+    /// Instances now.
+    pub live: u64,
+    /// Turns that found their agent live.
+    pub hits: u64,
+    /// Instances made from an image.
+    pub revives: u64,
+    /// Instances given up for another agent's.
+    pub evictions: u64,
+}
+
+/// The live agents of one shard. Stays on its thread.
+pub struct Live {
+    pub(super) sandboxes: Sandboxes,
+    pub(super) limits: LiveLimits,
+    pub(super) world: World,
+    agents: RefCell<LruCache<AgentId, LiveAgent>>,
+    live_max: usize,
+    counts: Cell<LiveCounts>,
+}
+
+/// An agent's instance, and its turn if one is under way.
+pub(super) struct LiveAgent {
+    pub(super) instance: Instance<Host>,
+    /// What the memory equals (V2).
+    pub(super) held: Image,
+    /// Calls into the guest that the turn still has to make; the first one is under way if
+    /// `calling`.
+    pub(super) todo: VecDeque<GuestCall>,
+    pub(super) calling: bool,
+    /// What the turn's calls have asked for so far.
+    pub(super) effects: Vec<HostEffect>,
+    pub(super) replies: Vec<HostReply>,
+}
+
+impl LiveAgent {
+    pub(super) fn new(instance: Instance<Host>, held: Image) -> LiveAgent {
+        LiveAgent {
+            instance,
+            held,
+            todo: VecDeque::new(),
+            calling: false,
+            effects: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    fn is_in_turn(&self) -> bool {
+        self.calling || !self.todo.is_empty()
+    }
+}
+
+impl Live {
+    /// An empty cache for the shard of this thread.
+    /// Errors: what the host lacks for sandboxes; `heronry doctor` says more.
+    pub fn new(limits: LiveLimits, world: World) -> Result<Rc<Live>, super::InstanceError> {
+        let pool = PoolPlan { slots_max: limits.live_max, tracking: None };
+        Live::with(SandboxPlan { pool, compiles: false }, limits, world)
+    }
+
+    pub(super) fn with(
+        plan: SandboxPlan,
+        limits: LiveLimits,
+        world: World,
+    ) -> Result<Rc<Live>, super::InstanceError> {
+        let sandboxes = Sandboxes::new(plan)?;
+        let live_max = sandboxes.pool().slots_max() as usize;
+        Ok(Rc::new(Live {
+            sandboxes,
+            limits,
+            world,
+            agents: RefCell::new(LruCache::unbounded()),
+            live_max: live_max.max(1),
+            counts: Cell::default(),
+        }))
+    }
+
+    /// The engine and the slots.
+    pub fn sandboxes(&self) -> &Sandboxes {
+        &self.sandboxes
+    }
+
+    /// Counts since the start, and present sizes.
+    pub fn counts(&self) -> LiveCounts {
+        LiveCounts { live: self.agents.borrow().len() as u64, ..self.counts.get() }
+    }
+
+    /// Takes an agent's instance out, for a turn.
+    pub(super) fn take(&self, agent: AgentId) -> Option<LiveAgent> {
+        let taken = self.agents.borrow_mut().pop(&agent);
+        if taken.is_some() {
+            self.count(|counts| counts.hits += 1);
+        }
+        taken
+    }
+
+    /// Puts an instance back; it was used last.
+    pub(super) fn put(&self, agent: AgentId, live: LiveAgent) {
+        self.agents.borrow_mut().put(agent, live);
+    }
+
+    /// Makes room for one more instance (V1): the images of those that lose theirs.
+    pub(super) fn make_room(&self) -> Result<Vec<Image>, Fault> {
+        let mut agents = self.agents.borrow_mut();
+        let mut freed = Vec::new();
+        let mut looked_at = 0;
+        while agents.len() >= self.live_max {
+            let Some((agent, live)) = agents.pop_lru() else { break };
+            if live.is_in_turn() {
+                agents.put(agent, live);
+                looked_at += 1;
+                if looked_at > agents.len() {
+                    let reason = format!(
+                        "all {} live sandboxes of the shard are in the middle of a turn; retry \
+                         later or raise sandbox.live_max",
+                        self.live_max
+                    );
+                    return Err(Fault::refused(reason));
+                }
+                continue;
+            }
+            freed.push(live.held);
+            self.count(|counts| counts.evictions += 1);
+        }
+        self.count(|counts| counts.revives += 1);
+        Ok(freed)
+    }
+
+    /// Drops an agent's instance, if it has one.
+    pub(super) fn forget(&self, agent: AgentId, store: &mut PageStore) {
+        if let Some(live) = self.agents.borrow_mut().pop(&agent) {
+            live.held.release(store);
+        }
+    }
+
+    fn count(&self, change: impl FnOnce(&mut LiveCounts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+}
