@@ -227,6 +227,11 @@ NATIVE(js_decode) {
   return text;
 }
 
+NATIVE(js_gc) {
+  JS_RunGC(runtime);
+  return JS_UNDEFINED;
+}
+
 NATIVE(js_evaluate) {
   Bytes source;
   if (!bytes_of(argv[0], &source)) return JS_EXCEPTION;
@@ -255,6 +260,7 @@ static const JSCFunctionListEntry host_functions[] = {
     JS_CFUNC_DEF("write", 2, js_write),
     JS_CFUNC_DEF("encode", 1, js_encode),
     JS_CFUNC_DEF("decode", 1, js_decode),
+    JS_CFUNC_DEF("gc", 0, js_gc),
     JS_CFUNC_DEF("evaluate", 2, js_evaluate),
 };
 

@@ -175,6 +175,11 @@
 
   // An error with its stack, without the runtime's own frames.
   function describe(error) {
+    // Without memory the engine may have none for the error either, and throws null.
+    if (error === null || error?.message === "out of memory") {
+      host.gc();
+      return "InternalError: out of memory";
+    }
     if (!(error instanceof Error)) return `Uncaught ${inspect(error, 1)}`;
     const frames = String(error.stack ?? "").split("\n");
     const own = frames.filter((line) => line.trim() && !line.includes("heronry:runtime") &&

@@ -1,11 +1,13 @@
 """Modules of the standard library that the sandbox cannot have, as far as others import them.
 
-Owns: `_socket`, `select` and `fcntl`-like modules whose functions say what is missing.
-Not: asyncio (`_loop.py`).
+Owns: the modules `_socket` and `select`, whose functions say what is missing; the builtins that
+site.py would add.  Not: asyncio (`_loop.py`).
 S1  importing socket, selectors, ssl's users, subprocess or threading works; using them raises.
 """
 
+import _sitebuiltins
 import _thread
+import builtins
 import os
 import sys
 import types
@@ -79,4 +81,6 @@ def install():
     sys.modules["_socket"] = _socket_module()
     sys.modules["select"] = _select_module()
     _thread.start_new_thread = _refusing(RuntimeError, NO_THREADS)
+    builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "the end of the input")
+    builtins.help = _sitebuiltins._Helper()
     os.system = os.popen = _refusing(OSError, NO_PROCESSES)

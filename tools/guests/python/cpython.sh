@@ -1,0 +1,101 @@
+# CPython and the C libraries in it, from their sources: what takes minutes to build and seldom
+# changes. Sourced by tools/guests/build, which keeps the result under the hash of this file and
+# sqlite.c. Needs `work`, `guests`, `clang`, `jobs`, `fetch_crates`.
+
+# Debian's revision of the package may be any: security updates replace the old one on the mirrors.
+python_package=python3.11
+debian_suites='bookworm bookworm-updates'
+debian_mirror=${HERONRY_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+python_crates='[dependencies.libsqlite3-sys]
+version = "=0.30.1"
+default-features = false
+features = ["bundled"]
+[dependencies.libz-sys]
+version = "=1.1.31"
+default-features = false
+features = ["static"]'
+
+# Debian's source package, through lists of its own: the machine's apt settings stay as they are.
+fetch_python() {
+  mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/apt/parts"
+  local keyring=/usr/share/keyrings/debian-archive-keyring.gpg suite
+  for suite in $debian_suites; do
+    printf 'deb-src [signed-by=%s] %s %s main\n' "$keyring" "$debian_mirror" "$suite"
+  done >"$work/apt/sources.list"
+  local options=(-q -o "Dir::Etc::sourcelist=$work/apt/sources.list"
+    -o "Dir::Etc::sourceparts=$work/apt/parts" -o "Dir::State::Lists=$work/apt/lists"
+    -o "Dir::Cache=$work/apt/cache" -o "APT::Sandbox::User=$(id -un)")
+  cd "$work/apt"
+  apt-get "${options[@]}" update
+  apt-get "${options[@]}" source --download-only "$python_package"
+  dpkg-source --no-check -x ./*.dsc "$work/python"
+}
+
+build_libraries() {
+  fetch_crates "$python_crates"
+  mkdir "$work/libraries"
+  cd "$work/libraries"
+  "${clang[@]}" -O2 -c "$work/crates/vendor/libsqlite3-sys/sqlite3/sqlite3.c" -o sqlite3.o \
+    -DSQLITE_OS_OTHER=1 -DSQLITE_THREADSAFE=0 -DSQLITE_OMIT_WAL -DSQLITE_OMIT_LOAD_EXTENSION \
+    -DSQLITE_TEMP_STORE=3 -DSQLITE_MAX_MMAP_SIZE=0 -DSQLITE_ENABLE_FTS5 \
+    -DSQLITE_ENABLE_MATH_FUNCTIONS -DSQLITE_USE_URI=1
+  "${clang[@]}" -O2 -Wall -I"$work/crates/vendor/libsqlite3-sys/sqlite3" \
+    -c "$guests/python/sqlite.c" -o sqlite_os.o
+  llvm-ar-19 rcs libsqlite3.a sqlite3.o sqlite_os.o
+  local name
+  for name in adler32 compress crc32 deflate inffast inflate inftrees trees uncompr zutil; do
+    "${clang[@]}" -O2 -c "$work/crates/vendor/libz-sys/src/zlib/$name.c" -o "$name.o"
+  done
+  llvm-ar-19 rcs libz.a adler32.o compress.o crc32.o deflate.o inffast.o inflate.o inftrees.o \
+    trees.o uncompr.o zutil.o
+}
+
+# pymalloc is off by default for WASI; on, objects lie closer together: a turn writes fewer pages.
+configure_python() {
+  mkdir "$work/python-build"
+  cd "$work/python-build"
+  local none=() name
+  for name in _socket select grp pwd _xxsubinterpreters syslog resource xxlimited xxlimited_35; do
+    none+=("py_cv_module_$name=n/a")
+  done
+  local libraries=$work/libraries vendor=$work/crates/vendor
+  CC="${clang[*]}" CPP="${clang[*]} -E" AR=llvm-ar-19 RANLIB=llvm-ranlib-19 PKG_CONFIG=/bin/false \
+    CFLAGS="-g0 -fno-strict-aliasing -Wno-int-conversion -Wno-implicit-function-declaration \
+-D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_GETPID -D_WASI_EMULATED_PROCESS_CLOCKS" \
+    ZLIB_CFLAGS="-I$vendor/libz-sys/src/zlib" ZLIB_LIBS="-L$libraries -lz" \
+    LIBSQLITE3_CFLAGS="-I$vendor/libsqlite3-sys/sqlite3" \
+    LIBSQLITE3_LIBS="-L$libraries -lsqlite3" \
+    CONFIG_SITE="$work/python/Tools/wasm/config.site-wasm32-wasi" \
+    "$work/python/configure" --host=wasm32-unknown-wasi --build="$(uname -m)-pc-linux-gnu" \
+    --with-build-python="$(command -v python3.11)" --with-suffix=.wasm --with-pymalloc \
+    --disable-ipv6 --disable-test-modules --without-ensurepip "${none[@]}"
+}
+
+compile_python() {
+  cd "$work/python-build"
+  # The time of the build is in sys.version; the same source shall make the same module.
+  SOURCE_DATE_EPOCH=0 make -j"$jobs" libpython3.11.a Modules/_decimal/libmpdec/libmpdec.a \
+    Modules/expat/libexpat.a
+}
+
+# What linking and packing need: static libraries, headers, the library in Python.
+keep_python() {
+  mkdir "$work/cpython"
+  cd "$work/cpython"
+  cp -R "$work/python/Include" include
+  cp "$work/python-build/pyconfig.h" include
+  cp "$work"/python-build/{libpython3.11,Modules/_decimal/libmpdec/libmpdec}.a \
+    "$work/python-build/Modules/expat/libexpat.a" "$work"/libraries/lib{sqlite3,z}.a .
+  cp -R "$work/python/Lib" Lib
+  { basename "$work"/apt/*.dsc .dsc
+    printf '%s\n' "$python_crates"
+    python3.11 --version; } >built-from
+}
+
+build_cpython() {
+  step 'fetching the source of CPython' fetch_python
+  step 'compiling SQLite and zlib' build_libraries
+  step 'configuring CPython' configure_python
+  step 'compiling CPython' compile_python
+  step 'keeping CPython for later builds' keep_python
+}
