@@ -364,3 +364,6 @@ fn text_of(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

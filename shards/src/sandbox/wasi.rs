@@ -234,3 +234,6 @@ impl From<OutOfBounds> for Errno {
         Errno::Fault
     }
 }
+
+#[cfg(test)]
+mod tests;

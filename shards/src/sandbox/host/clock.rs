@@ -28,8 +28,8 @@ pub struct HostTime {
 }
 
 impl Clock {
-    /// Takes up the host's time at the begin of a call: should it be behind what the guest has read,
-    /// the guest's clock goes on from there (C1).
+    /// Takes up the host's time at the begin of a call: should it be behind what the guest has
+    /// read, the guest's clock goes on from there (C1).
     pub fn adopt(&mut self, now_ns: u64) {
         if self.at(now_ns) < self.last_ns {
             let behind = self.last_ns.saturating_sub(now_ns);

@@ -333,3 +333,170 @@ fn in_order(field: &'static str, last: Option<u64>, id: u64, next: u64) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn kinds() -> impl Strategy<Value = CallKind> {
+        use CallKind::*;
+        prop::sample::select(vec![Call, Sleep, Http, Checkpoint, Fork, Rollback])
+    }
+
+    fn pending() -> impl Strategy<Value = PendingCall> {
+        (kinds(), any::<u64>(), any::<u64>()).prop_map(|(kind, due_ns, ticket)| PendingCall {
+            kind,
+            due_ns,
+            ticket,
+        })
+    }
+
+    fn file() -> impl Strategy<Value = OpenFile> {
+        let what = prop_oneof![
+            Just(FileKind::Stdin),
+            Just(FileKind::Stdout),
+            Just(FileKind::Stderr),
+            (0u32..u32::MAX - 2).prop_map(FileKind::Node),
+        ];
+        (what, any::<u64>()).prop_map(|(what, position)| OpenFile { what, position })
+    }
+
+    prop_compose! {
+        fn states()(
+            head in any::<([u8; 32], [u8; 32], u128, [u8; 32])>(),
+            agent_key in "[a-zé~/0-9]{0,60}",
+            pages in 0..MEMORY_BYTES_MAX / WASM_PAGE_BYTES,
+            globals in prop::collection::vec(any::<u64>(), 0..40),
+            files in prop::collection::btree_map(any::<u32>(), file(), 0..20),
+            (last_ns, offset_ns, position) in any::<(u64, i64, u64)>(),
+            requests in prop::collection::btree_map(0..1u64 << 40, any::<u64>(), 0..20),
+            calls in prop::collection::btree_map(0..1u64 << 40, pending(), 0..20),
+            (request_more, call_more) in any::<(u32, u32)>(),
+        ) -> HostState {
+            let after = |last: Option<u64>, more: u32| last.unwrap_or(0) + 1 + u64::from(more);
+            HostState {
+                module: head.0,
+                tree: head.1,
+                agent: head.2,
+                agent_key,
+                memory_bytes: pages * WASM_PAGE_BYTES,
+                globals,
+                files,
+                clock: Clock { last_ns, offset_ns },
+                random: Random { seed: head.3, position },
+                request_next: after(requests.keys().last().copied(), request_more),
+                call_next: after(calls.keys().last().copied(), call_more),
+                requests,
+                calls,
+            }
+        }
+    }
+
+    fn encoded(state: &HostState) -> Vec<u8> {
+        let mut bytes = vec![1, 2, 3];
+        state.encode(&mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn k1_k2_states_survive_their_bytes_whatever_follows(
+            state in states(),
+            tail in any::<u8>(),
+        ) {
+            let mut bytes = encoded(&state);
+            prop_assert!(bytes.len() <= HOST_BYTES);
+            let len = bytes.len();
+            bytes.resize(HOST_BYTES, tail);
+            let decoded = HostState::decode(&bytes).expect("K2");
+            prop_assert_eq!(&decoded, &state);
+            prop_assert_eq!(encoded(&decoded), &bytes[..len]);
+        }
+
+        #[test]
+        fn k2_bytes_cut_anywhere_are_refused(state in states()) {
+            let bytes = encoded(&state);
+            for len in 0..bytes.len() {
+                prop_assert!(HostState::decode(&bytes[..len]).is_err(), "cut at {}", len);
+            }
+        }
+
+        #[test]
+        fn k2_damaged_bytes_are_refused_or_another_state(
+            state in states(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let mut bytes = encoded(&state);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(decoded) = HostState::decode(&bytes) {
+                prop_assert_eq!(encoded(&decoded), bytes);
+            }
+        }
+
+        #[test]
+        fn k2_any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = HostState::decode(&bytes);
+            let mut headed = encoded(&HostState::new([0; 32], [0; 32], [0; 32]));
+            let len = bytes.len().min(headed.len() - 6);
+            headed[6..6 + len].copy_from_slice(&bytes[..len]);
+            let _ = HostState::decode(&headed);
+        }
+    }
+
+    #[test]
+    fn k1_the_format_is_the_one_of_the_table() {
+        let mut state = HostState::new([0xaa; 32], [0xbb; 32], [0xcc; 32]);
+        (state.agent, state.agent_key) = (1, "py/a".to_owned());
+        (state.memory_bytes, state.globals) = (65_536, vec![0x1122]);
+        state.clock = Clock { last_ns: 5, offset_ns: -1 };
+        state.random.position = 9;
+        assert_eq!(state.open_request(77), Some(1));
+        assert_eq!(state.open_call(CallKind::Sleep, 6), Some(1));
+        state.bind_call(1, 8);
+        let bytes = encoded(&state);
+        let mut expected = b"HrnH\x01\0\x04\0".to_vec();
+        let numbers = |expected: &mut Vec<u8>, all: &[u64]| {
+            all.iter().for_each(|number| put(expected, *number));
+        };
+        expected.extend_from_slice(&301u32.to_le_bytes());
+        expected.extend_from_slice(&[1, 0, 1, 0, 1, 0, 4, 0, 0, 0, 0, 0]);
+        numbers(&mut expected, &[65_536, 2, 2, 5, u64::MAX, 9]);
+        expected.extend_from_slice(&[0xcc; 32]);
+        numbers(&mut expected, &[1, 0]);
+        expected.extend_from_slice(&[0xaa; 32]);
+        expected.extend_from_slice(&[0xbb; 32]);
+        expected.extend_from_slice(b"py/a");
+        numbers(&mut expected, &[0x1122, 1, 77, 1, 6, 8]);
+        expected.push(2);
+        for (fd, what) in [(0, u32::MAX), (1, u32::MAX - 1), (2, u32::MAX - 2), (3u32, 0)] {
+            expected.extend_from_slice(&fd.to_le_bytes());
+            expected.extend_from_slice(&what.to_le_bytes());
+            expected.extend_from_slice(&[0; 8]);
+        }
+        assert_eq!(expected.len(), 301);
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn k2_what_never_was_is_refused_by_name() {
+        let state = HostState::new([0; 32], [0; 32], [0; 32]);
+        let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = encoded(&state);
+            change(&mut bytes);
+            HostState::decode(&bytes).expect_err("refused")
+        };
+        let found = Format(Some(2));
+        assert_eq!(refused(&|bytes| bytes[4] = 2), StateError::Format { found });
+        assert_eq!(refused(&|bytes| bytes[0] = 0), StateError::Format { found: Format(None) });
+        let range = |error| matches!(error, StateError::Range { .. });
+        assert!(range(refused(&|bytes| bytes[13] = 0xff)), "globals");
+        assert!(range(refused(&|bytes| bytes[20] = 1)), "reserved");
+        assert!(range(refused(&|bytes| bytes[24] = 1)), "part of a page");
+        assert!(range(refused(&|bytes| bytes[31] = 1)), "memory");
+        let files = StateError::Order { field: "open files" };
+        assert_eq!(refused(&|bytes| bytes[184 + 16] = 0), files);
+    }
+}

@@ -141,7 +141,9 @@ mod tests {
         state
     }
 
-    fn run(why: Why) -> (HostState, Vec<(u64, Status, String)>, Vec<(u64, u64)>) {
+    type Resolved = Vec<(u64, Status, String)>;
+
+    fn run(why: Why) -> (HostState, Resolved, Vec<(u64, u64)>) {
         let mut state = state();
         let identity = Identity { agent: 9, key: "py/a~1", entropy: &ENTROPY };
         let Reconciled { resolved, sleeps } = reconcile(&mut state, why, &identity);

@@ -108,11 +108,9 @@ impl<'a> Survey<'a> {
                     self.data.push(data?);
                 }
             }
-            Payload::CodeSectionEntry(body) => {
-                if !self.keeps_data {
-                    for operator in body.get_operators_reader()? {
-                        self.keeps_data |= matches!(operator?, Operator::MemoryInit { .. });
-                    }
+            Payload::CodeSectionEntry(body) if !self.keeps_data => {
+                for operator in body.get_operators_reader()? {
+                    self.keeps_data |= matches!(operator?, Operator::MemoryInit { .. });
                 }
             }
             _ => {}
