@@ -5,7 +5,7 @@
  * heronry/runtime.py, whose functions are looked up once and called here.
  * G1  the buffer lent by heronry_alloc is read before anything else runs in the guest.
  * G2  an exception never leaves an export: it becomes `fail` and the result 1.
- * G3  the same sources and modules make the same memory: hash seed, paths and environment are fixed.
+ * G3  the same sources make the same memory: hash seed, paths and environment are fixed.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_BUILD_CORE 1
@@ -208,9 +208,10 @@ static int32_t fail_exception(void) {
   PyErr_NormalizeException(&type, &value, &trace);
   if (trace != NULL && value != NULL) PyException_SetTraceback(value, trace);
   PyObject *module = PyImport_ImportModule("traceback");
-  PyObject *lines =
-      module == NULL ? NULL
-                     : PyObject_CallMethod(module, "format_exception", "O", value ? value : Py_None);
+  PyObject *lines = NULL;
+  if (module != NULL) {
+    lines = PyObject_CallMethod(module, "format_exception", "O", value ? value : Py_None);
+  }
   PyObject *empty = PyUnicode_FromString("");
   PyObject *text = lines == NULL || empty == NULL ? NULL : PyUnicode_Join(empty, lines);
   Py_ssize_t len = 0;

@@ -41,6 +41,21 @@ class Catcher:
         return "".join(self.parts + cut)
 
 
+class _Bytes(io.RawIOBase):
+    """`sys.stdout.buffer`: bytes are printed as the text they are."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        data = bytes(data)
+        self._stream.write(data.decode("utf-8", "backslashreplace"))
+        return len(data)
+
+
 class Stream(io.TextIOBase):
     """A standard stream of the agent."""
 
@@ -53,6 +68,7 @@ class Stream(io.TextIOBase):
         self._chars = 0
         self.name = name
         self.mode = "w"
+        self.buffer = _Bytes(self)
 
     def writable(self):
         return True

@@ -29,6 +29,7 @@ EXEC_SOURCES_MAX = 16
 
 _main = sys.modules["__main__"]
 names = _main.__dict__
+names.update(ctx=ctx, __file__=AGENT_FILE)
 _turn = 0  # the request whose message this call of the host brought, 0 in any other call
 _failure = None  # what that request's handler raised
 _exec_count = 0
@@ -144,7 +145,6 @@ def _define(source, filename):
 
 def load(source):
     """Defines the agent from its file."""
-    names.update(ctx=ctx, __file__=AGENT_FILE)
     return _define(source, AGENT_FILE)
 
 
