@@ -26,7 +26,7 @@ const MESSAGE_BYTES: usize = 64;
 /// Round trips that are not counted.
 const WARM_COUNT: u64 = 2000;
 /// Longest sleep before an end looks again.
-const SLEEP_MS: i32 = 100;
+const SLEEP: Duration = Duration::from_millis(100);
 /// Longest wait for the other end to come up, and for one reply.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -161,7 +161,7 @@ impl End {
             self.publish();
             if self.mesh.announce_park() {
                 let bell = &mut self.bells[usize::from(self.me.0)];
-                if sys::wait_readable(bell.as_raw_fd(), SLEEP_MS)? {
+                if sys::wait_readable(bell.as_raw_fd(), SLEEP)? {
                     let _ = bell.read(&mut [0; 8]);
                 }
                 self.mesh.unpark();

@@ -5,11 +5,13 @@
 //! L2  a read that filled less than its room has drained the socket, so edge-triggered readiness
 //!     costs one read a wake-up.
 
+use crate::sys;
 use crate::wire::{self, Extent, WireError};
 use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -215,12 +217,32 @@ impl Link {
     }
 
     fn wait(&self) -> Result<(), LinkError> {
-        use std::os::fd::AsRawFd;
         let fd = match &self.stream {
             Stream::Tcp(stream) => stream.as_raw_fd(),
             Stream::Unix(stream) => stream.as_raw_fd(),
         };
-        crate::sys::wait_readable(fd, if self.unsent_bytes() > 0 { 1 } else { 1000 })?;
+        let wait_ms = if self.unsent_bytes() > 0 { 1 } else { 1000 };
+        sys::wait_readable(fd, Duration::from_millis(wait_ms))?;
         Ok(())
+    }
+}
+
+/// Sleeps until a registered link is ready, at most `wait`, to the nanosecond: mio alone counts in
+/// milliseconds, and a generator that polled instead would take the core from what it measures.
+pub fn sleep(poll: &mut Poll, events: &mut Events, wait: Duration) -> io::Result<()> {
+    if !wait.is_zero() {
+        sys::wait_readable(poll.as_raw_fd(), wait)?;
+    }
+    poll_for(poll, events, Duration::ZERO)
+}
+
+/// The links that are ready, after at most `wait`, in milliseconds.
+pub fn poll_for(poll: &mut Poll, events: &mut Events, wait: Duration) -> io::Result<()> {
+    match poll.poll(events, Some(wait)) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            events.clear();
+            Ok(())
+        }
+        other => other,
     }
 }

@@ -11,6 +11,7 @@ use std::mem::size_of;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 /// CPUs beyond this number are not used.
 pub const CPU_MAX: usize = libc::CPU_SETSIZE as usize;
@@ -127,16 +128,28 @@ pub fn eventfd() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until `fd` is readable, at most `timeout_ms`. False: the time passed first.
-pub fn wait_readable(fd: RawFd, timeout_ms: i32) -> io::Result<bool> {
+/// Waits until `fd` is readable, at most `wait`, to the nanosecond where the thread asked for
+/// [`exact_sleeps`]. False: the time passed first.
+pub fn wait_readable(fd: RawFd, wait: Duration) -> io::Result<bool> {
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd, and the count says one.
-    let rc = unsafe { libc::poll(&mut poll, 1, timeout_ms) };
+    let tv_sec = libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX);
+    let timeout = libc::timespec { tv_sec, tv_nsec: wait.subsec_nanos().into() };
+    // SAFETY: one valid pollfd and the count says one; the time is only read; no mask is given.
+    let rc = unsafe { libc::ppoll(&mut poll, 1, &timeout, std::ptr::null()) };
     if rc < 0 {
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
     }
     Ok(rc > 0)
+}
+
+/// Lets the calling thread's sleeps end when they are due, not up to 50 us later, as the kernel
+/// does by default to end several at once.
+pub fn exact_sleeps() -> io::Result<()> {
+    const SLACK_NS: libc::c_ulong = 1;
+    // SAFETY: PR_SET_TIMERSLACK takes one number and touches no memory.
+    let rc = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Bytes of one page of memory and clock ticks per second, as `/proc` counts them.
