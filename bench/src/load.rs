@@ -7,25 +7,25 @@
 //! O3  only what is sent after the warm-up, and answered before the end, is counted.
 
 use crate::context;
-use crate::link::{Addr, Link, LinkError};
+use crate::link::{self, Addr, Link, LinkError};
 use crate::report::Latency;
-use crate::wire;
+use crate::{sys, wire};
 use mio::{Events, Poll, Token};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How long the open loop waits for stragglers after the last request.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
-/// Below this wait the open loop spins, because the poll counts in milliseconds.
-const SPIN_BELOW: Duration = Duration::from_millis(2);
+/// Longest sleep of the open loop while it waits for stragglers.
+const DRAIN_SLEEP: Duration = Duration::from_millis(2);
 
 /// When requests go out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     /// The next request when a reply frees its place.
     Closed,
-    /// Bursts of `depth` requests on one connection after the other, evenly spaced, whatever the
-    /// replies do. All requests of a burst are intended for the same time.
+    /// Each request at its own time, evenly spaced, whatever the replies do. Those that are due
+    /// together leave together: up to `depth` on one connection, more on the next ones.
     Open {
         /// Requests per second over all connections.
         per_second: f64,
@@ -207,7 +207,7 @@ impl Run<'_> {
         let mut events = Events::with_capacity(lanes.len().max(64));
         let wait = if self.plan.spin { Duration::ZERO } else { Duration::from_millis(100) };
         loop {
-            wait_for_events(poll, &mut events, wait)?;
+            link::poll_for(poll, &mut events, wait)?;
             for event in &events {
                 let conn = event.token().0;
                 let lane = &mut lanes[conn];
@@ -232,29 +232,34 @@ impl Run<'_> {
         requests: &mut impl Requests,
         per_second: f64,
     ) -> Result<(), LinkError> {
+        sys::exact_sleeps()?;
         let started_at = Instant::now();
-        let depth = self.plan.depth as u32;
-        let gap_s = f64::from(depth) / per_second.max(1e-3);
-        let due = |burst: u64| started_at + Duration::from_secs_f64(burst as f64 * gap_s);
-        let (mut sent, mut next_lane) = (0u64, 0);
+        let gap_s = 1.0 / per_second.max(1e-3);
+        let due = |request: u64| started_at + Duration::from_secs_f64(request as f64 * gap_s);
+        let (mut sent, mut conn) = (0u64, 0);
         let mut events = Events::with_capacity(lanes.len().max(64));
         let mut sending = true;
         loop {
             let now = Instant::now();
             while sending && due(sent) <= now {
-                let lane = &mut lanes[next_lane];
-                for _ in 0..depth {
-                    requests.append(next_lane, lane.link.output());
+                let lane = &mut lanes[conn];
+                for _ in 0..self.plan.depth {
+                    if due(sent) > now {
+                        break;
+                    }
+                    requests.append(conn, lane.link.output());
+                    lane.waiting.push_back(Batch { at: due(sent), count: 1 });
+                    sent += 1;
                 }
-                lane.waiting.push_back(Batch { at: due(sent), count: depth });
                 lane.link.flush()?;
-                next_lane = (next_lane + 1) % lanes.len();
-                sent += 1;
+                conn = (conn + 1) % lanes.len();
             }
-            let until_due = due(sent).saturating_duration_since(now);
-            let spin = self.plan.spin || (sending && until_due < SPIN_BELOW);
-            let nap = if sending { until_due - SPIN_BELOW.min(until_due) } else { SPIN_BELOW };
-            wait_for_events(poll, &mut events, if spin { Duration::ZERO } else { nap })?;
+            let wait = match (self.plan.spin, sending) {
+                (true, _) => Duration::ZERO,
+                (false, true) => due(sent).saturating_duration_since(Instant::now()),
+                (false, false) => DRAIN_SLEEP,
+            };
+            link::sleep(poll, &mut events, wait)?;
             for event in &events {
                 let lane = &mut lanes[event.token().0];
                 self.collect(lane)?;
@@ -334,14 +339,4 @@ fn send(
     }
     lane.waiting.push_back(Batch { at: Instant::now(), count });
     lane.link.flush()
-}
-
-fn wait_for_events(poll: &mut Poll, events: &mut Events, wait: Duration) -> Result<(), LinkError> {
-    match poll.poll(events, Some(wait)) {
-        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
-            events.clear();
-            Ok(())
-        }
-        other => Ok(other?),
-    }
 }

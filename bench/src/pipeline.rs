@@ -2,6 +2,8 @@
 //!
 //! Owns: the shape of the load, the open loop at half of it.  Not: the work (`messages.rs`).
 //! H1  the half load is half of what the same node reached in the closed loop just before.
+//! H2  at half load shard and generator both poll, each on a core of its own: the figure is what
+//!     the shard takes, not what the kernel takes to wake either side.
 
 use crate::context::{self, Context};
 use crate::load::{self, Pace, Plan};
@@ -21,14 +23,16 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Adds latency at half load: pipelines of 16 arrive evenly whatever the replies do, and a request
-/// is timed from its pipeline's intended arrival.
+/// Adds latency at half load on a spinning shard (H2): requests arrive evenly whatever the replies
+/// do, and each is timed from its own intended arrival. Those due together share a pipeline.
 pub fn half_load(
     context: &Context,
     args: &MessagesArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let node = Node::start(context, &NodePlan::single(context))?;
+    let spin = format!("shards.spin_us={}", args.spin_us);
+    let node = Node::start(context, &NodePlan::single(context).with(&spin))?;
+    report.note(format!("half load: one request at a time, evenly, shard with {spin}"));
     messages::prepare_node(&node.addr(), args.agents)?;
     let _pinned = sys::Pinned::to(context.cores.client)?;
     let mut requests = Work::Send.encode(args.agents);
@@ -39,6 +43,7 @@ pub fn half_load(
             Plan::closed(node.addr(), SHAPE.connections, SHAPE.depth, context.seconds / 2.0);
         let reached = load::run(&plan, &mut requests)?.flawless()?.per_second();
         plan.pace = Pace::Open { per_second: reached / 2.0 };
+        plan.spin = context.cores.apart();
         plan.seconds = context.seconds;
         let outcome = load::run(&plan, &mut requests)?.flawless()?;
         context::check_interrupt()?;
