@@ -2,7 +2,11 @@
 //!
 //! Owns: arguments, the phases of a replay, its report.  Not: formats and driving (`replay/`).
 //! V1  a replay ends with `verified: all images` or fails; there is no third way.
-//! V2  latency is taken open loop, at half the rate that the same trace reached just before.
+//! V2  latency is taken open loop, at half the rate that the same trace reached just before, with
+//!     shards and client on the same CPUs as then.
+//! V3  a turn's latency is the shard's own: from the message's arrival at its agent's shard to the
+//!     end of its turn.  What the client saw, kernel and waiting for its own family included,
+//!     stands beside it as `client`.
 
 pub mod azure;
 pub mod drive;
@@ -12,6 +16,7 @@ pub mod tau_bench;
 pub mod verify;
 
 use crate::context::Context;
+use crate::link::Addr;
 use crate::node::{Node, NodePlan};
 use crate::report::{Better, Report};
 use crate::{create, sys};
@@ -82,12 +87,19 @@ pub struct ReplayArgs {
     /// Azure: seed of the choice of agents
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// CPUs of the node [default: shared when as fast as possible, else apart]
-    #[arg(long)]
-    pub placement: Option<Placement>,
+    /// CPUs of the node
+    #[arg(long, default_value = "shared")]
+    pub placement: Placement,
     /// More settings of the node, key=value
     #[arg(long)]
     pub set: Vec<String>,
+}
+
+/// A percentile that the shards publish of their turns: the slowest shard's.
+struct TurnRow {
+    what: &'static str,
+    percentile: &'static str,
+    ns: u64,
 }
 
 /// One phase's result.
@@ -97,8 +109,7 @@ struct Phase {
     agent_count: usize,
     fork_count: usize,
     arena_bytes: u64,
-    /// The slowest shard's p99 of a turn inside the engine.
-    engine_p99_ns: u64,
+    turns: Vec<TurnRow>,
 }
 
 /// Runs `replay`. The error of a mismatch comes after the report has its figures.
@@ -154,10 +165,8 @@ fn phase(
 ) -> anyhow::Result<Phase> {
     let shards = if args.shards == 0 { context.cores.all.len().max(2) as u16 } else { args.shards };
     let (all, client) = (&context.cores.all, context.cores.client);
-    // Open loop, the client polls all the time, so a shard on its CPU would wait for its slices.
     let fast = matches!(pace, Pace::Flying { .. });
-    let usual = if fast { Placement::Shared } else { Placement::Apart };
-    let apart = args.placement.unwrap_or(usual) == Placement::Apart && context.cores.apart();
+    let apart = args.placement == Placement::Apart && context.cores.apart();
     let cpus: Vec<usize> = all.iter().copied().filter(|cpu| !apart || *cpu != client).collect();
     let phase_name = if fast { "as fast as possible" } else { "open loop" };
     report.note(format!("{phase_name}: {shards} shards on CPUs {cpus:?}, client on CPU {client}"));
@@ -171,15 +180,30 @@ fn phase(
     let driven =
         drive::drive(&node.addr(), connections, &mut *script, pace, &mut |n| bar.set_position(n))?;
     bar.finish_and_clear();
-    let engine_p99_ns = create::counters(&node.addr(), "turn_ns_p99")?;
-    let engine_p99_ns = engine_p99_ns.into_iter().max().unwrap_or(0);
+    let turns = turn_rows(&node.addr());
     let bar = context.progress("verify", script.agent_count() as u64);
     let verified = verify::verify(&node.addr(), &*script, &mut |n| bar.set_position(n))?;
     bar.finish_and_clear();
     let arena_bytes = create::frames_used(&node)? * create::PAGE_BYTES;
     let (agent_count, fork_count) = (script.agent_count(), script.fork_count());
     node.stop()?;
-    Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes, engine_p99_ns })
+    Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes, turns })
+}
+
+/// What the shards say of their turns (V3): `turn` from a message's arrival to the turn's end, `run`
+/// from the turn's start. A node that publishes only one of them gives only that one.
+fn turn_rows(addr: &Addr) -> Vec<TurnRow> {
+    let mut rows = Vec::new();
+    for (what, counter) in [("turn", "message_ns"), ("run", "turn_ns")] {
+        for (percentile, suffix) in [("p50", "p50"), ("p99", "p99"), ("p99.9", "p999")] {
+            let counter = format!("{counter}_{suffix}");
+            if let Ok(values) = create::counters(addr, &counter) {
+                let ns = values.into_iter().max().unwrap_or(0);
+                rows.push(TurnRow { what, percentile, ns });
+            }
+        }
+    }
+    rows
 }
 
 fn parse(args: &ReplayArgs, text: &str, shards: u16) -> Result<Box<dyn Script>, TraceError> {
@@ -205,8 +229,11 @@ fn publish(report: &mut Report, name: &str, phase: &Phase) {
     report.single(&format!("{name}/rate"), "turns/s", Better::Higher, rate);
     count(report, "turns", "turns", driven.turn_count as f64);
     count(report, "commands", "commands/s", driven.command_count as f64 / seconds);
-    report.latency(&format!("{name}/turn"), &driven.latency);
-    count(report, "engine-turn/p99", "us", phase.engine_p99_ns as f64 / 1e3);
+    for row in &phase.turns {
+        let name = format!("{name}/{}/{}", row.what, row.percentile);
+        report.single(&name, "us", Better::Lower, row.ns as f64 / 1e3);
+    }
+    report.latency(&format!("{name}/client"), &driven.latency);
     count(report, "agents", "agents", phase.agent_count as f64);
     count(report, "forks", "forks", phase.fork_count as f64);
     let mb = |bytes: u64| bytes as f64 / 1e6;

@@ -4,13 +4,14 @@
 //! D1  a family has at most one turn in flight (T1); turns that wait for it keep their due time.
 //! D2  open loop: latency counts from the due time, waiting for the family included.  Going as
 //!     fast as possible has no due times; latency counts from the start there.
-//! D3  a reply that is an error ends the run: a replay that lost a turn cannot be verified.
+//! D3  the driver sleeps until the next due time or reply: it shares its CPU with a shard.
+//! D4  a reply that is an error ends the run: a replay that lost a turn cannot be verified.
 
 use super::script::{Script, Turn};
 use crate::context;
-use crate::link::{Addr, Link, LinkError};
+use crate::link::{self, Addr, Link, LinkError};
 use crate::report::Latency;
-use crate::wire;
+use crate::{sys, wire};
 use mio::{Events, Poll, Token};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ pub enum DriveError {
     /// The poll failed.
     #[error("waiting for replies failed: {0}")]
     Poll(#[from] std::io::Error),
-    /// The node refused a command of the script (D3).
+    /// The node refused a command of the script (D4).
     #[error("turn {turn_idx} was refused: {text}")]
     Refused {
         /// Which.
@@ -123,6 +124,7 @@ pub fn drive(
     let turns: Vec<Turn> = script.turns().to_vec();
     let family = || Family { flying: false, queue: VecDeque::new() };
     let families = (0..script.family_count()).map(|_| family()).collect();
+    sys::exact_sleeps()?;
     let started_at = Instant::now();
     let mut drive = Drive {
         script,
@@ -144,10 +146,7 @@ pub fn drive(
         if drive.next == drive.turns.len() && drive.flying_count == 0 {
             break;
         }
-        match poll.poll(&mut events, Some(wait)) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            other => other?,
-        }
+        link::sleep(&mut poll, &mut events, wait)?;
         for event in &events {
             heard_at = now;
             drive.collect(event.token().0)?;
@@ -187,8 +186,6 @@ impl Drive<'_> {
     /// Admits the turns whose time has come; returns how long the loop may wait for replies.
     fn admit(&mut self, pace: Pace, started_at: Instant, now: Instant) -> Duration {
         const IDLE: Duration = Duration::from_millis(50);
-        // Below this the loop spins: the poll counts in milliseconds.
-        const SPIN_BELOW: Duration = Duration::from_millis(2);
         while self.next < self.turns.len() {
             let due_at = match pace {
                 Pace::Flying { turn_count } => {
@@ -208,8 +205,7 @@ impl Drive<'_> {
                 }
             };
             if due_at > now {
-                let wait = due_at - now;
-                return if wait < SPIN_BELOW { Duration::ZERO } else { wait - SPIN_BELOW };
+                return due_at.saturating_duration_since(Instant::now());
             }
             let turn_idx = self.next;
             self.next += 1;
