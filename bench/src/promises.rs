@@ -30,9 +30,6 @@ pub struct PromisesArgs {
     /// Folder of the recorded traces: tau_bench/, mooncake/ (replays are skipped without it)
     #[arg(long, env = "HERONRY_TRACES")]
     pub data: Option<PathBuf>,
-    /// Print the table in Markdown, with the command of each row
-    #[arg(long)]
-    pub markdown: bool,
     /// Fail when a promise does not hold
     #[arg(long)]
     pub check: bool,
@@ -105,7 +102,7 @@ const PROMISES: &[Promise] = &[
         Figure("32x16/heronry:redis-script/rate")),
     row("pipeline/rate", Peers, Least(1e6, "ops/s"),
         Figure("32x16/heronry/rate")),
-    row("pipeline/p99-at-half-load", HalfLoad, Most(100.0, "us"),
+    row("pipeline/p99-at-half-load-spinning", HalfLoad, Most(100.0, "us"),
         Figure("half/p99")),
     row("hop/spinning-p50", Hop, Most(0.5, "us"),
         Figure("spinning/p50")),
@@ -140,11 +137,11 @@ const PROMISES: &[Promise] = &[
         Figure("idle/full")),
     row("replay/tau-bench", TauBench, Least(1e5, "turns/s"),
         Figure("fast/rate")),
-    row("replay/tau-bench-p99-at-half-rate", TauBench, Most(100.0, "us"),
+    row("replay/tau-bench-turn-p99-at-half-rate", TauBench, Most(100.0, "us"),
         Figure("half/turn/p99")),
     row("replay/mooncake", Mooncake, Least(2e4, "turns/s"),
         Figure("fast/rate")),
-    row("replay/mooncake-p99-at-half-rate", Mooncake, Most(100.0, "us"),
+    row("replay/mooncake-turn-p99-at-half-rate", Mooncake, Most(100.0, "us"),
         Figure("half/turn/p99")),
 ];
 
@@ -201,8 +198,6 @@ pub fn run(context: &Context, args: &PromisesArgs, json: bool) -> anyhow::Result
         AllMeasured { machine: Machine::read(), commit: machine::commit(), promises, skipped };
     if json {
         println!("{}", serde_json::to_string_pretty(&table)?);
-    } else if args.markdown {
-        print!("{}", markdown(&table));
     } else {
         print!("{}", text(&table));
     }
@@ -332,27 +327,6 @@ fn text(all: &AllMeasured) -> String {
     for Skipped { name, why } in &all.skipped {
         let why = why.strip_prefix("skipped: ").unwrap_or(why);
         text.push_str(&format!("skipped: {name}: {why}\n"));
-    }
-    text
-}
-
-fn markdown(all: &AllMeasured) -> String {
-    let mut text = format!("Measured on {} at commit `{}`.\n\n", all.machine, all.commit);
-    text.push_str("| promise | measured | limit | holds | command |\n|---|---|---|---|---|\n");
-    for row in &all.promises {
-        let holds = if row.holds { "yes" } else { "**no**" };
-        text.push_str(&format!(
-            "| {} | {} {} | {} | {holds} | `heronry bench promises --only {}` |\n",
-            row.name,
-            short(row.value),
-            row.unit,
-            limit_text(row),
-            row.name
-        ));
-    }
-    for Skipped { name, why } in &all.skipped {
-        let why = why.lines().next().unwrap_or_default();
-        text.push_str(&format!("| {name} | skipped: {why} | | | |\n"));
     }
     text
 }
