@@ -211,7 +211,7 @@ pub enum ModuleError {
         name: &'static str,
         /// The ABI's type.
         expected: SignatureText,
-        /// The module's; `None` when it is no function.
+        /// The module's.
         found: SignatureText,
     },
     /// A function of the ABI is missing.
