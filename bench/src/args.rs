@@ -13,6 +13,7 @@ use crate::messages::{self, MessagesArgs};
 use crate::promises::{self, PromisesArgs};
 use crate::replay::{self, ReplayArgs};
 use crate::report::Report;
+use crate::sandbox::{self, SandboxArgs};
 use crate::scaling::{self, ScalingArgs, WorkerArgs};
 use crate::seal::{self, CycleArgs};
 use crate::{drivers, peers, pipeline, plot};
@@ -67,6 +68,8 @@ enum Scenario {
     Rollback(CycleArgs),
     /// Create a million agents of one page; memory each, and an idle engine
     Create(CreateArgs),
+    /// One Python and one JavaScript agent: create, step, seal, fork, roll back, evict, revive
+    Sandbox(SandboxArgs),
     /// The io_uring reactor beside the glommio one
     Drivers(MessagesArgs),
     /// The work of messages and pipeline beside Redis
@@ -106,6 +109,7 @@ pub fn run(args: BenchArgs, json: bool) -> anyhow::Result<()> {
         },
         Scenario::Scaling(scenario) => scaling::run(&context, scenario)?,
         Scenario::ScalingWorker(worker) => return scaling::run_worker(worker),
+        Scenario::Sandbox(scenario) => sandbox::run(&context, scenario)?,
         Scenario::Seal(scenario) => seal::run(&context, scenario, Operation::Seal)?,
         Scenario::Fork(scenario) => seal::run(&context, scenario, Operation::Fork)?,
         Scenario::Rollback(scenario) => seal::run(&context, scenario, Operation::Rollback)?,

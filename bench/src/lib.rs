@@ -26,6 +26,7 @@ pub mod promises;
 pub mod redis;
 pub mod replay;
 pub mod report;
+pub mod sandbox;
 pub mod scaling;
 pub mod seal;
 pub mod sys;

@@ -16,7 +16,7 @@ use super::host::{
     Status, Why, reconcile,
 };
 use super::instance::{CompiledModule, Entry, GuestCall, Instance, InstanceError, Progress, Trap};
-use super::live::{Live, LiveAgent};
+use super::live::{LastTurn, Live, LiveAgent};
 use super::slot::{BaseImage, Delta, Lengths, PAGE};
 use super::tree::Tree;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use heronry_engine::{
 };
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Bytes of what a turn printed that the operator gets to see.
 const PRINT_BYTES_MAX: usize = 4 << 10;
@@ -188,11 +189,14 @@ impl Behaviour for SandboxTemplate {
 impl SandboxTemplate {
     /// The agent's instance at its image, with what a restore has left to tell.
     fn begin(&self, turn: &mut Turn<'_>) -> Result<LiveAgent, Fault> {
+        let started = Instant::now();
         let mut agent = match self.live.take(turn.id()) {
             Some(agent) if turn.is_image(&agent.held) => agent,
             Some(agent) => self.follow(turn, agent)?,
             None => self.revive(turn)?,
         };
+        let bring_ns = started.elapsed().as_nanos() as u64;
+        self.live.last.set(LastTurn { bring_ns, ..LastTurn::default() });
         let world = &self.live.world;
         agent.instance.host_mut().begin(turn.now().0, (world.unix_ns)());
         if turn.restored().is_some() || agent.instance.host().state.agent != turn.id().0 {
@@ -418,10 +422,11 @@ impl SandboxTemplate {
         if turn.image_len() != HOST_BYTES as u64 + memory_bytes {
             turn.resize(HOST_BYTES as u64 + memory_bytes)?;
         }
+        let started = Instant::now();
         let mut kept = Kept { turn, fault: None };
         let captured = agent.instance.slot_mut().capture(&mut kept);
         let fault = kept.fault;
-        captured.map_err(|e| Fault::refused(e.to_string()))?;
+        let captured = captured.map_err(|e| Fault::refused(e.to_string()))?;
         fault.map_or(Ok(()), Err)?;
         let mut globals = std::mem::take(&mut agent.instance.host_mut().state.globals);
         globals.clear();
@@ -434,6 +439,12 @@ impl SandboxTemplate {
         }
         let held = turn.share_image();
         turn.release(std::mem::replace(&mut agent.held, held));
+        self.live.last.set(LastTurn {
+            capture_ns: started.elapsed().as_nanos() as u64,
+            compared_count: captured.compared_count,
+            changed_count: captured.changed_count,
+            ..self.live.last.get()
+        });
         Ok(())
     }
 

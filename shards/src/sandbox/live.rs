@@ -52,6 +52,19 @@ pub struct LiveCounts {
     pub evictions: u64,
 }
 
+/// Where the time of the last turn that ended went, and what it changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastTurn {
+    /// Bringing the instance to the agent's image: reviving it, or following a rollback.
+    pub bring_ns: u64,
+    /// Finding what the turn changed and keeping it: the seal's part of a turn.
+    pub capture_ns: u64,
+    /// Pages that were looked at.
+    pub compared_count: u32,
+    /// Pages that had changed.
+    pub changed_count: u32,
+}
+
 /// The live agents of one shard. Stays on its thread.
 pub struct Live {
     pub(super) sandboxes: Sandboxes,
@@ -60,6 +73,7 @@ pub struct Live {
     agents: RefCell<LruCache<AgentId, LiveAgent>>,
     live_max: usize,
     counts: Cell<LiveCounts>,
+    pub(super) last: Cell<LastTurn>,
 }
 
 /// An agent's instance, and its turn if one is under way.
@@ -98,7 +112,7 @@ impl Live {
     /// Errors: what the host lacks for sandboxes; `heronry doctor` says more.
     pub fn new(limits: LiveLimits, world: World) -> Result<Rc<Live>, super::InstanceError> {
         let pool = PoolPlan { slots_max: limits.live_max, tracking: None };
-        Live::with(SandboxPlan { pool, compiles: false }, limits, world)
+        Live::with(SandboxPlan { pool, compiles: true }, limits, world)
     }
 
     pub(super) fn with(
@@ -115,6 +129,7 @@ impl Live {
             agents: RefCell::new(LruCache::unbounded()),
             live_max: live_max.max(1),
             counts: Cell::default(),
+            last: Cell::default(),
         }))
     }
 
@@ -126,6 +141,11 @@ impl Live {
     /// Counts since the start, and present sizes.
     pub fn counts(&self) -> LiveCounts {
         LiveCounts { live: self.agents.borrow().len() as u64, ..self.counts.get() }
+    }
+
+    /// The last turn that ended.
+    pub fn last_turn(&self) -> LastTurn {
+        self.last.get()
     }
 
     /// Takes an agent's instance out, for a turn.
