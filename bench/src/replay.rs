@@ -190,8 +190,8 @@ fn phase(
     Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes, turns })
 }
 
-/// What the shards say of their turns (V3): `turn` from a message's arrival to the turn's end, `run`
-/// from the turn's start. A node that publishes only one of them gives only that one.
+/// What the shards say of their turns (V3): `turn` from a message's arrival to the turn's end,
+/// `run` from the turn's start. A node that publishes only one of them gives only that one.
 fn turn_rows(addr: &Addr) -> Vec<TurnRow> {
     let mut rows = Vec::new();
     for (what, counter) in [("turn", "message_ns"), ("run", "turn_ns")] {
