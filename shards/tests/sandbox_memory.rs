@@ -4,9 +4,11 @@
 //! Owns: the invariants of `sandbox::slot` (S1-S4, R2) and `sandbox::instance` (I1-I4) as a guest
 //! meets them.  Not: the guest ABI's meaning, which `sandbox::host` has.
 
+#![allow(unsafe_code)]
+
 use heronry_shards::sandbox::instance::{
     CompiledModule, Exit, GuestCall, Instance, InstanceError, Progress, SandboxPlan, Sandboxes,
-    Trap,
+    Trap, engine_config,
 };
 use heronry_shards::sandbox::slot::{
     BaseImage, Captured, Delta, IDLE_CAPTURES_MAX, Lengths, PAGE, PoolPlan, Slot, SlotError,
@@ -17,7 +19,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use wasmtime::{Linker, Module, Val};
+use wasmtime::{Engine, Linker, Module, Val};
 
 const LONG: Duration = Duration::from_secs(60);
 const WASM_PAGE: usize = 65_536;
@@ -577,4 +579,50 @@ fn a_module_that_cannot_be_captured_is_refused() {
         (global (export "g") (mut i32) (i32.const 1)))"#
     );
     assert!(matches!(bind(&signature), Err(InstanceError::Signature { .. })));
+}
+
+/// Where the child of the next test finds its compiled module.
+const CHILD: &str = "HERONRY_SANDBOX_MEMORY_CHILD";
+
+#[test]
+fn i4_a_shard_never_starts_a_second_thread() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        return live_without_threads(path.as_ref());
+    }
+    let engine = Engine::new(&engine_config()).unwrap();
+    let compiled = engine.precompile_module(&wat::parse_str(GUEST).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("guest");
+    std::fs::write(&path, compiled).unwrap();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "i4_a_shard_never_starts_a_second_thread", "--test-threads=1"])
+        .env(CHILD, &path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// All a shard does with sandboxes, in a process of its own.
+fn live_without_threads(path: &std::path::Path) {
+    let before = thread_count();
+    let sandboxes = Sandboxes::new(SandboxPlan::default()).unwrap();
+    // SAFETY: the file is what this test's parent just compiled, and nobody changes it.
+    let code = unsafe { Module::deserialize_file(sandboxes.engine(), path) }.unwrap();
+    let module = Rc::new(bind(&sandboxes, &code).unwrap());
+    let base = Arc::new(BaseImage::from_bytes(&vec![0; 2 * WASM_PAGE]).unwrap());
+    let lengths = lengths(2 * WASM_PAGE, 4 * WASM_PAGE);
+    let mut guest = Instance::new(&sandboxes, &module, &base, lengths, 0).unwrap();
+    assert_eq!(run(&mut guest, export("add", &[8192, 5])).unwrap(), 5);
+    assert_eq!(run(&mut guest, export("grow", &[1])).unwrap(), 2);
+    guest.start(export("spin", &[]), Duration::from_millis(5));
+    while matches!(guest.poll(), Progress::Yielded) {}
+    guest.slot_mut().capture(&mut Pages::default()).unwrap();
+    assert_eq!(thread_count(), before, "I4");
+    let text = wat::parse_str(GUEST).unwrap();
+    assert!(Module::new(sandboxes.engine(), text).is_err(), "a shard compiled");
+    assert_eq!(thread_count(), before, "I4");
+}
+
+fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
 }

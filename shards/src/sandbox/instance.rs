@@ -8,6 +8,7 @@
 //! I3  a slice ends at the second tick after its start at the latest: [`SLICE_MS_MAX`].
 //! I4  neither the engine nor an instance starts a thread; loading a compiled module starts none.
 
+mod call;
 mod config;
 mod memory;
 mod module;
@@ -15,12 +16,13 @@ mod stack;
 mod tick;
 mod trap;
 
+pub use call::GuestCall;
 pub use config::{STACK_BYTES, WASM_STACK_BYTES_MAX, engine_config};
 pub use module::{CompiledModule, Entry};
 pub use trap::{Exit, Trap};
 
 use super::slot::{BaseImage, Lengths, PoolPlan, Slot, SlotError, SlotPool};
-use bytes::Bytes;
+use call::Callee;
 use memory::Lender;
 use stack::Stacks;
 use std::pin::Pin;
@@ -30,11 +32,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tick::{TICK, Ticker, thread_cpu_ns};
-use trap::{NoExport, NoRoom, OverBudget};
-use wasmtime::{
-    Engine, Memory, ResourceLimiter, Store, TypedFunc, UpdateDeadline, V128, Val, ValType,
-    WasmParams, WasmResults,
-};
+use trap::OverBudget;
+use wasmtime::{Engine, Memory, ResourceLimiter, Store, UpdateDeadline, V128, Val, ValType};
 
 /// Longest slice.
 pub const SLICE_MS_MAX: u64 = 2;
@@ -132,54 +131,6 @@ impl Sandboxes {
     pub fn pool(&self) -> &Rc<SlotPool> {
         &self.pool
     }
-}
-
-/// One call into a guest. Payloads are copied into a buffer that the guest allocates.
-#[derive(Debug, Clone)]
-pub enum GuestCall {
-    /// Run the constructors.
-    Initialize,
-    /// Start the interpreter.
-    Init,
-    /// Define the agent from source text.
-    Load(Bytes),
-    /// Run the warm-up.
-    Warm(Bytes),
-    /// Handle a message.
-    Message {
-        /// Its number.
-        request: i64,
-        /// Its bytes.
-        payload: Bytes,
-    },
-    /// What became of a call of the guest.
-    Result {
-        /// Its number.
-        call: i64,
-        /// 0 ok, 1 refused, 2 forked away, 3 restored.
-        status: i32,
-        /// The answer.
-        payload: Bytes,
-    },
-    /// Run code in the live interpreter.
-    Exec {
-        /// The request's number.
-        request: i64,
-        /// The code.
-        payload: Bytes,
-    },
-    /// The memory is another version's: 1 forked, 2 rolled back, 3 committed.
-    Restored {
-        /// Which.
-        why: i32,
-    },
-    /// Any export, with the arguments that it takes; its first result, if that is an i32, else 0.
-    Export {
-        /// Its name.
-        name: String,
-        /// Its arguments.
-        args: Vec<Val>,
-    },
 }
 
 /// How far a slice got.
@@ -430,85 +381,6 @@ impl Budget {
             return Err(OverBudget { ms: used_ns / 1_000_000 }.into());
         }
         Ok(UpdateDeadline::Yield(SLICE_TICKS))
-    }
-}
-
-/// What a call needs of its instance besides the store.
-struct Callee<'a, H: Send + 'static> {
-    guest: wasmtime::Instance,
-    memory: Memory,
-    module: &'a CompiledModule<H>,
-}
-
-impl<H: Send + 'static> Callee<'_, H> {
-    async fn run(&self, store: &mut Store<H>, call: GuestCall) -> wasmtime::Result<i32> {
-        match call {
-            GuestCall::Initialize => {
-                self.call::<(), ()>(store, Entry::Initialize, ()).await.map(|()| 0)
-            }
-            GuestCall::Init => self.call(store, Entry::Init, ()).await,
-            GuestCall::Load(text) => {
-                let at = self.place(store, &text).await?;
-                self.call(store, Entry::Load, at).await
-            }
-            GuestCall::Warm(text) => {
-                let at = self.place(store, &text).await?;
-                self.call(store, Entry::Warm, at).await
-            }
-            GuestCall::Message { request, payload } => {
-                let (ptr, len) = self.place(store, &payload).await?;
-                self.call(store, Entry::Message, (request, ptr, len)).await
-            }
-            GuestCall::Result { call, status, payload } => {
-                let (ptr, len) = self.place(store, &payload).await?;
-                self.call(store, Entry::Result, (call, status, ptr, len)).await
-            }
-            GuestCall::Exec { request, payload } => {
-                let (ptr, len) = self.place(store, &payload).await?;
-                self.call(store, Entry::Exec, (request, ptr, len)).await
-            }
-            GuestCall::Restored { why } => {
-                self.call::<(i32,), ()>(store, Entry::Restored, (why,)).await.map(|()| 0)
-            }
-            GuestCall::Export { name, args } => self.call_any(store, name, &args).await,
-        }
-    }
-
-    async fn call<P, R>(&self, store: &mut Store<H>, entry: Entry, params: P) -> wasmtime::Result<R>
-    where
-        P: WasmParams + Sync,
-        R: WasmResults + Sync,
-    {
-        let missing = || NoExport { name: entry.name().to_owned() };
-        let export = self.module.entry(entry).ok_or_else(missing)?;
-        let found = self.guest.get_module_export(&mut *store, export);
-        let func = found.and_then(wasmtime::Extern::into_func).ok_or_else(missing)?;
-        let func: TypedFunc<P, R> = func.typed(&*store)?;
-        func.call_async(store, params).await
-    }
-
-    async fn call_any(
-        &self,
-        store: &mut Store<H>,
-        name: String,
-        args: &[Val],
-    ) -> wasmtime::Result<i32> {
-        let func = self.guest.get_func(&mut *store, &name).ok_or(NoExport { name })?;
-        let mut results = vec![Val::I32(0); func.ty(&*store).results().len()];
-        func.call_async(store, args, &mut results).await?;
-        Ok(results.first().and_then(Val::i32).unwrap_or(0))
-    }
-
-    /// Copies bytes into a buffer of the guest: its address and length.
-    async fn place(&self, store: &mut Store<H>, bytes: &[u8]) -> wasmtime::Result<(i32, i32)> {
-        let no_room = NoRoom { len_bytes: bytes.len() };
-        let len = i32::try_from(bytes.len()).map_err(|_| no_room)?;
-        let ptr: i32 = self.call(store, Entry::Alloc, (len.max(1),)).await?;
-        if ptr == 0 {
-            return Err(no_room.into());
-        }
-        self.memory.write(&mut *store, ptr as u32 as usize, bytes)?;
-        Ok((ptr, len))
     }
 }
 
