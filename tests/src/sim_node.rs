@@ -11,6 +11,7 @@ use heronry_engine::{Counters, Nanos, PAGE_BYTES, PageStore, Partition, Partitio
 use heronry_net::{Resp, RespConfig};
 use heronry_shards::control::ShardState;
 use heronry_shards::driver::Driver;
+use heronry_shards::errand::NoWorkshop;
 use heronry_shards::roster::Roster;
 use heronry_shards::shared::{ShardPlan, Shared};
 use heronry_shards::sim::{ShardFuture, SimDriver, Step, World, WorldConfig};
@@ -186,6 +187,8 @@ impl SimNode {
             shared: Arc::clone(&self.shared),
             roster,
             listeners: vec![self.world.listen(shard)],
+            link: None,
+            workshop: Box::new(NoWorkshop),
             facts: NodeFacts::default(),
             plan: LoopPlan {
                 spin: Nanos(0),

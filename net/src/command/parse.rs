@@ -205,16 +205,14 @@ fn deploy(options: &mut Options<'_>, name: String) -> Result<Errand, BadCommand>
     Ok(Errand::Deploy { name, language, source, warm, activate })
 }
 
-/// A name that fits into a key.
+/// A name that fits into a key, and into a path.
 fn template_name(text: &[u8]) -> Result<String, BadCommand> {
-    let key = AgentKey::new(Bytes::from([text, b"/x".as_slice()].concat())).ok();
-    match key.filter(|key| key.template().as_bytes() == text) {
-        Some(key) => Ok(key.template().to_owned()),
-        None => {
-            let allowed = format!("1 to {TEMPLATE_BYTES_MAX} of a-z, A-Z, 0-9, - and _");
-            Err(bad_value("name", text, allowed))
-        }
+    let letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !(1..=TEMPLATE_BYTES_MAX).contains(&text.len()) || !text.iter().all(letter) {
+        let allowed = format!("1 to {TEMPLATE_BYTES_MAX} of a-z, A-Z, 0-9, - and _");
+        return Err(bad_value("name", text, allowed));
     }
+    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 fn create(options: &mut Options<'_>) -> Result<Verb, BadCommand> {

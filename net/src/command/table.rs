@@ -39,6 +39,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("TIMEOUT", "The deadline passed before the message was handled. It was not handled."),
     ("TRYAGAIN", "The agent's shard is restarting: retry in a moment. The request may have run."),
     ("FAULT", "The agent's handler failed. Its image is what it was before the message."),
+    ("RAISED", "The agent's code raised an error of its own; the text has its traceback."),
     ("DROPPED", "The agent rolled back, committed or ended while it owed this answer."),
     ("BADTEMPLATE", "The template was not made or changed; the text is why, a traceback perhaps."),
     ("NOTALLOWED", "The operator does not allow it; the text names the key to set."),

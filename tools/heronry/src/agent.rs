@@ -5,7 +5,7 @@
 //!     what it leaves out, it says.
 
 use crate::cli::{AgentCommand, Global, SendOptions};
-use crate::link::{Link, Words};
+use crate::link::{Link, Raised, Refused, Words};
 use crate::output::{Output, plain, table};
 use crate::top::sample;
 use anyhow::{Context, Result};
@@ -49,6 +49,13 @@ pub fn run(global: &Global, command: &AgentCommand, output: Output) -> Result<()
             let rows: Vec<Vec<String>> = ranges.map(row).collect();
             Ok(output.text(&table(&["start".into(), "bytes".into()], &rows))?)
         }
+        AgentCommand::Exec { .. } => {
+            let reply = Link::open(global)?.ask(&words(command)?).map_err(as_raised)?;
+            match output.json {
+                true => Ok(output.reply(&reply)?),
+                false => Ok(output.bytes(reply.as_bytes().unwrap_or_default())?),
+            }
+        }
         AgentCommand::Read { raw: true, .. } => {
             let reply = Link::open(global)?.ask(&words(command)?)?;
             Ok(output.bytes(reply.as_bytes().unwrap_or_default())?)
@@ -69,6 +76,9 @@ fn words(command: &AgentCommand) -> Result<Words> {
             verb("AGENT.CREATE", key).option("SIZE", bytes)
         }
         AgentCommand::Send(options) => send(options)?,
+        AgentCommand::Exec { key, code, timeout_ms } => verb("AGENT.EXEC", key)
+            .arg(given_or_input(code)?)
+            .option("TIMEOUT", timeout_ms.map(|ms| ms.to_string())),
         AgentCommand::Read { key, offset, len, .. } => {
             verb("AGENT.READ", key).number(*offset).number(u64::from(*len))
         }
@@ -78,13 +88,14 @@ fn words(command: &AgentCommand) -> Result<Words> {
         AgentCommand::Checkpoint { key, label } => {
             verb("AGENT.CHECKPOINT", key).option("LABEL", label.as_ref())
         }
-        AgentCommand::Fork { key, count, at, suffix } => {
+        AgentCommand::Fork { key, count, at, suffix, keep_timers } => {
             let count = suffix.is_none().then(|| count.to_string());
             let at = at.as_deref().map(version);
             verb("AGENT.FORK", key)
                 .option("COUNT", count)
                 .option("AT", at)
                 .option("AS", suffix.as_ref())
+                .flag("KEEP-TIMERS", *keep_timers)
         }
         AgentCommand::Rollback { key, to } => {
             verb("AGENT.ROLLBACK", key).option("TO", to.as_deref().map(version))
@@ -113,6 +124,18 @@ fn send(options: &SendOptions) -> Result<Words> {
         .option("ID", options.id.as_ref())
         .option("TIMEOUT", options.timeout_ms.map(|ms| ms.to_string()))
         .option("ACK", options.durable.then_some("durable")))
+}
+
+/// Code that raised: its traceback as it is, without what the node says around it.
+fn as_raised(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Refused>() {
+        Ok(Refused { code, text }) if code == "RAISED" => {
+            let raised = text.split_once(" raised: ").map_or(text.as_str(), |(_, raised)| raised);
+            Raised(raised.trim_end().to_owned()).into()
+        }
+        Ok(other) => other.into(),
+        Err(other) => other,
+    }
 }
 
 /// A version as the node takes it: a number, or `@label`; a label may come without its `@`.

@@ -6,6 +6,7 @@
 
 use crate::address::{Address, BadAddress};
 use clap::{Args, Parser, Subcommand};
+use heronry_engine::verb::Language;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -60,7 +61,7 @@ pub enum Command {
     /// Make, ask, branch and end agents
     #[command(subcommand)]
     Agent(AgentCommand),
-    /// Templates that agents start from
+    /// Deploy and list the templates that agents start from
     #[command(subcommand)]
     Template(TemplateCommand),
     /// Shards of the node
@@ -85,6 +86,9 @@ pub enum Command {
         /// Folder to write to
         dir: Option<PathBuf>,
     },
+    /// Build a template file, for the node that asks for it
+    #[command(hide = true)]
+    TemplateBuild(BuildOptions),
     /// Write the generated docs into DIR
     #[command(hide = true)]
     Docs {
@@ -132,6 +136,17 @@ pub enum AgentCommand {
     },
     /// Send one message and print the reply
     Send(SendOptions),
+    /// Run code in the agent's live interpreter and print what it prints
+    Exec {
+        /// Key of the agent; it is created if absent
+        key: String,
+        /// The code; - reads it from standard input
+        #[arg(allow_hyphen_values = true)]
+        code: String,
+        /// Give up if the turn has not begun by then
+        #[arg(long, value_name = "MS")]
+        timeout_ms: Option<u64>,
+    },
     /// Read bytes of the image
     Read {
         /// Key of the agent
@@ -177,6 +192,9 @@ pub enum AgentCommand {
         /// Name of the branch, key~NAME; numbered when absent
         #[arg(long = "as", value_name = "NAME", conflicts_with = "count")]
         suffix: Option<String>,
+        /// Let the sleeps that the agent awaits go on in the branches
+        #[arg(long)]
+        keep_timers: bool,
     },
     /// Make an earlier version the present
     Rollback {
@@ -267,8 +285,60 @@ pub struct SendOptions {
 /// What can be asked about templates.
 #[derive(Subcommand, Debug)]
 pub enum TemplateCommand {
+    /// Make a template, or the next number of one, from a file; prints the number
+    Deploy {
+        /// Its name, as in name/agent
+        name: String,
+        /// The agent's file: .py, .js, .mjs or .wasm
+        file: PathBuf,
+        /// Code to run once before the template is sealed, in the same language
+        #[arg(long, value_name = "FILE")]
+        warm: Option<PathBuf>,
+        /// Leave new agents with the number that they get now
+        #[arg(long)]
+        no_activate: bool,
+    },
+    /// Let new agents start from this number of a template
+    Activate {
+        /// The template's name
+        name: String,
+        /// The number, as `template list` shows it
+        number: u32,
+    },
     /// List the templates
     List,
+}
+
+/// Options of a build, as the control thread gives them.
+#[derive(Args, Debug)]
+pub struct BuildOptions {
+    /// What the source is
+    #[arg(long, value_parser = language)]
+    pub language: Language,
+    /// The agent's file
+    #[arg(long)]
+    pub source: Option<PathBuf>,
+    /// Code to run before sealing
+    #[arg(long)]
+    pub warm: Option<PathBuf>,
+    /// Folder of the interpreters
+    #[arg(long)]
+    pub guests: PathBuf,
+    /// Folder of compiled modules
+    #[arg(long)]
+    pub cache: PathBuf,
+    /// Longest linear memory
+    #[arg(long)]
+    pub memory_bytes_max: u64,
+    /// File to make
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+fn language(text: &str) -> Result<Language, String> {
+    let all = [Language::Python, Language::JavaScript, Language::Wasm];
+    let known = all.into_iter().find(|language| language.name() == text);
+    known.ok_or_else(|| "expected python, javascript or wasm".to_owned())
 }
 
 /// What can be asked about shards.

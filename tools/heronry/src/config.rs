@@ -59,6 +59,33 @@ pub fn unix_socket(config: &Config) -> PathBuf {
     }
 }
 
+/// Where the interpreters are.
+pub fn guests_dir(config: &Config) -> PathBuf {
+    given_or_cached(&config.sandbox.guests_dir, "guests/current")
+}
+
+/// Where compiled modules are.
+pub fn cache_dir(config: &Config) -> PathBuf {
+    given_or_cached(&config.sandbox.cache_dir, "modules")
+}
+
+/// The file of secrets for agents' HTTP requests, if there is one.
+pub fn secrets_file(config: &Config) -> Option<PathBuf> {
+    let given = &config.http.secrets_file;
+    (!given.is_empty()).then(|| PathBuf::from(given))
+}
+
+/// A folder as given, or in the user's cache folder.
+fn given_or_cached(given: &str, name: &str) -> PathBuf {
+    if !given.is_empty() {
+        return PathBuf::from(given);
+    }
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| set("HOME").map(|home| home.join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("heronry").join(name)
+}
+
 /// `base` with some keys changed; the last change of a key wins. Errors name `--set KEY=VALUE`.
 fn layer(base: &Config, changes: &[(String, String)]) -> Result<Config> {
     if changes.is_empty() {

@@ -6,9 +6,9 @@
 //!     the supervisor asks for it, by a variable in the environment.
 
 use crate::cli::{Cli, Command, ShardCommand};
-use crate::link::Refused;
+use crate::link::{Raised, Refused};
 use crate::output::{Output, read_or_unread};
-use crate::{agent, bench, config, doctor, manual, node, shard, template, top};
+use crate::{agent, bench, config, doctor, manual, node, shard, template, template_build, top};
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -76,6 +76,7 @@ fn perform(cli: Cli) -> Result<()> {
         Command::Completions { shell } => Ok(output.bytes(&manual::completions(shell))?),
         Command::Man { dir: None } => Ok(output.bytes(&manual::page()?)?),
         Command::Man { dir: Some(dir) } => manual::write_pages(&dir),
+        Command::TemplateBuild(options) => template_build::run(options),
         Command::Docs { dir } => manual::write_docs(&dir),
     }
 }
@@ -84,9 +85,12 @@ fn perform(cli: Cli) -> Result<()> {
 fn status(outcome: Result<()>, output: Output) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     if error.downcast_ref::<AnswerIsNo>().is_none() {
-        match error.downcast_ref::<Refused>() {
-            Some(refused) => output.error(Some(&refused.code), &refused.text),
-            None => output.error(None, &format!("{error:#}")),
+        if let Some(Raised(text)) = error.downcast_ref() {
+            output.raised(text);
+        } else if let Some(refused) = error.downcast_ref::<Refused>() {
+            output.error(Some(&refused.code), &refused.text);
+        } else {
+            output.error(None, &format!("{error:#}"));
         }
     }
     ExitCode::FAILURE

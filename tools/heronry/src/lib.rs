@@ -19,6 +19,7 @@ pub mod node;
 pub mod output;
 pub mod shard;
 pub mod template;
+pub mod template_build;
 pub mod top;
 
 pub use dispatch::run;

@@ -24,6 +24,11 @@ pub struct Refused {
     pub text: String,
 }
 
+/// What an agent's own code raised: its output and its traceback.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Raised(pub String);
+
 /// One command: its name and arguments.
 #[derive(Clone, Debug)]
 pub struct Words(Vec<Vec<u8>>);
@@ -68,13 +73,18 @@ pub struct Link {
 impl Link {
     /// Connects to where the options say, or to the default places in their order (K1).
     pub fn open(global: &Global) -> Result<Link> {
+        Link::open_for(global, REPLY_WAIT_MAX)
+    }
+
+    /// As [`Link::open`], for commands whose reply may take as long as `reply_wait_max`.
+    pub fn open_for(global: &Global, reply_wait_max: Duration) -> Result<Link> {
         let places = match &global.connect {
             Some(address) => vec![address.clone()],
             None => Address::defaults(),
         };
         let mut tried = Vec::new();
         for address in places {
-            match connect(&address) {
+            match connect(&address, reply_wait_max) {
                 Ok(client) => {
                     let mut link = Link { client, address };
                     link.greet(global.password.as_deref())?;
@@ -114,9 +124,9 @@ impl Link {
     }
 }
 
-fn connect(address: &Address) -> Result<Client, ClientError> {
+fn connect(address: &Address, reply_wait_max: Duration) -> Result<Client, ClientError> {
     match address {
-        Address::Tcp(place) => Client::tcp(place, REPLY_WAIT_MAX),
-        Address::Unix(path) => Client::unix(path, REPLY_WAIT_MAX),
+        Address::Tcp(place) => Client::tcp(place, reply_wait_max),
+        Address::Unix(path) => Client::unix(path, reply_wait_max),
     }
 }

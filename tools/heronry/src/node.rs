@@ -2,16 +2,19 @@
 //!
 //! Owns: the choices that a zero in the config leaves open (shards, arenas, descriptors), the
 //! data folder's lock, the lines that tell the operator what happens.
-//! Not: what a shard runs (`serve.rs`), watching shards (`shards`' supervisor).
+//! Not: what a shard runs (`serve.rs`), watching shards (`shards`' supervisor), what is done beside
+//! turns (`control.rs`).
 //! O1  a port, a socket or a data folder that somebody else uses is refused before any shard
 //!     starts, and nothing is left behind.
 
+mod control;
 mod serve;
 
 use crate::cli::{Global, UpOptions};
 use crate::output::Output;
 use crate::{config, demo};
 use anyhow::{Context, Result, bail};
+use control::Control;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use heronry_engine::Native;
 use heronry_engine::config::{Config, Isolation};
@@ -54,7 +57,9 @@ fn templates() -> Vec<Native> {
 pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
     let config = config::of_node(&options)?;
     let ground = Ground::take(&config)?;
-    let (plan, tcp, _socket) = plan(&config, &ground)?;
+    let (mut plan, tcp, _socket) = plan(&config, &ground)?;
+    let control = Control::start(&config, &config::data_dir(&config))?;
+    plan.links = Some(control.links());
     let shard_count = plan.seats.len();
     let (stop, stopped) = bounded(1);
     let ready =
@@ -70,6 +75,7 @@ pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
             eprintln!("heronry: {}", line(&notice));
         }
     });
+    control.end();
     // A demo that was cut off by Ctrl-C is no failure of the demo.
     let shown = demo.map_or(Ok(()), Demo::end);
     outcome?;
@@ -226,6 +232,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         restart_max: config.shards.restart_max,
         restart_window: Duration::from_millis(u64::from(config.shards.restart_window_ms)),
         hang: HANG,
+        links: None,
     };
     Ok((plan, tcp, socket))
 }

@@ -62,6 +62,14 @@ impl Output {
             None => said(&format!("error: {text}")),
         }
     }
+
+    /// Shows what an agent's code raised, as an interpreter does (O3).
+    pub fn raised(&self, text: &str) {
+        match self.json {
+            true => self.error(Some("RAISED"), text),
+            false => said(text),
+        }
+    }
 }
 
 /// O2 for what was written.

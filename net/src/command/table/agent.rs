@@ -104,6 +104,7 @@ pub const COMMANDS: &[Command] = &[
             "TIMEOUT",
             "TRYAGAIN",
             "FAULT",
+            "RAISED",
             "DROPPED",
             "NOLOG",
         ],
@@ -141,6 +142,7 @@ pub const COMMANDS: &[Command] = &[
             "TIMEOUT",
             "TRYAGAIN",
             "FAULT",
+            "RAISED",
             "DROPPED",
             "NOLOG",
         ],
@@ -150,7 +152,8 @@ pub const COMMANDS: &[Command] = &[
             "AGENT.EXEC",
             AgentVerb::Exec,
             "Runs code in the agent's live interpreter, in one turn; what it defines stays. Makes \
-             the agent if there is none. Code that raises is answered FAULT with its traceback.",
+             the agent if there is none. Code that raises is answered RAISED, with what it had \
+             printed and its traceback.",
         )
     },
     Command {

@@ -10,8 +10,11 @@ use heronry_engine::{Nanos, PageStore, Partition, PartitionConfig};
 use heronry_net::{Resp, RespConfig, listen};
 use heronry_numa::{Arena, ArenaPlan, Clock, Host, pin};
 use heronry_shards::Driver;
+use heronry_shards::gateway::TemplateRow;
 use heronry_shards::glommio::{Glommio, run_on_glommio};
 use heronry_shards::roster::Roster;
+use heronry_shards::sandbox::live::{LiveLimits, World};
+use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
 use heronry_shards::seat::{Seat, SeatPlan};
 use heronry_shards::shared::Shared;
 use heronry_shards::supervisor::ShardError;
@@ -20,6 +23,7 @@ use heronry_shards::uring::{Uring, UringConfig, block_on};
 use heronry_shards::view::NodeFacts;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Least bytes of an arena that a shard starts with.
 const ARENA_BYTES_MIN: u64 = 16 << 20;
@@ -31,13 +35,13 @@ pub(super) fn run_boxed(seat: Seat) -> Result<(), ShardError> {
 
 /// Serves on a seat until the node stops.
 pub(super) fn run(seat: Seat) -> Result<()> {
-    let Seat { plan, shared, doorbells, roster, unix_listener } = seat;
+    let Seat { plan, shared, doorbells, roster, unix_listener, link } = seat;
     let config = Config::from_bytes(&plan.config).context("the compiled config")?;
     let clock = Clock::new(plan.calibration);
     let cpu = place(&plan, &shared);
     quiet_turns(&config);
-    let outfit =
-        Outfit { listeners: listeners(&plan, unix_listener)?, plan, config, shared, roster };
+    let listeners = listeners(&plan, unix_listener)?;
+    let outfit = Outfit { listeners, plan, config, shared, roster, link };
     match outfit.config.shards.runtime {
         Runtime::Uring => {
             let spin = outfit.config.shards.spin_us > 0;
@@ -62,11 +66,12 @@ struct Outfit {
     shared: Arc<Shared>,
     roster: OwnedFd,
     listeners: Vec<OwnedFd>,
+    link: Option<OwnedFd>,
 }
 
 impl Outfit {
     fn shard<D: Driver>(self, mut driver: D) -> Result<Shard<D, Resp>> {
-        let Outfit { plan, config, shared, roster, listeners } = self;
+        let Outfit { plan, config, shared, roster, listeners, link } = self;
         let (roster, reading) = Roster::attach(roster).context("the roster")?;
         let mut partition =
             Partition::new(settings(&plan, &config)?, arena(&plan, &config)?, templates());
@@ -82,6 +87,7 @@ impl Outfit {
             ));
         }
         let handles = listeners.into_iter().map(|listener| driver.adopt(listener)).collect();
+        let link = link.map(|link| driver.adopt(link));
         let facts = facts(&config, driver.name());
         Ok(Shard::new(
             plan.shard,
@@ -92,6 +98,8 @@ impl Outfit {
                 shared,
                 roster,
                 listeners: handles,
+                link,
+                workshop: Box::new(workshop(&config)?),
                 facts,
                 plan: LoopPlan {
                     spin: Nanos::from_us(u64::from(config.shards.spin_us)),
@@ -165,12 +173,38 @@ fn gateway(plan: &SeatPlan, config: &Config) -> Result<Resp> {
     }))
 }
 
+/// What makes sandboxes of the node's templates.
+fn workshop(config: &Config) -> Result<SandboxWorkshop> {
+    let sandbox = &config.sandbox;
+    Ok(SandboxWorkshop::new(WorkshopPlan {
+        cache_dir: crate::config::cache_dir(config),
+        limits: LiveLimits {
+            live_max: (sandbox.live_max > 0).then_some(sandbox.live_max),
+            memory_bytes_max: sandbox.memory_bytes_max,
+            turn_cpu_max: Duration::from_millis(u64::from(sandbox.turn_ms_max)),
+        },
+        world: World { unix_ns, entropy, report },
+        payload_bytes_max: usize::try_from(config.net.payload_bytes_max)?,
+    }))
+}
+
+fn unix_ns() -> u64 {
+    // A clock before 1970 is set wrongly; the agent's own clock never goes back.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn entropy() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    // Reads of up to 256 bytes are never short once the kernel's pool is ready.
+    assert_eq!(filled, Ok(bytes.len()), "the kernel gives no random bytes");
+    bytes
+}
+
 fn facts(config: &Config, driver: &str) -> NodeFacts {
-    let text = |behaviour: &heronry_engine::Native| {
-        (behaviour.name().to_owned(), behaviour.summary().to_owned())
-    };
     NodeFacts {
-        templates: templates().iter().map(text).collect(),
+        templates: templates().iter().map(|native| TemplateRow::native(*native)).collect(),
         facts: vec![
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("runtime", driver.to_owned()),
