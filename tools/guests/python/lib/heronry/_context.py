@@ -171,7 +171,7 @@ class Context:
     async def http(self, method, url, *, headers=None, body=None, secrets=()):
         """An HTTP request by the host, to an allowed address; returns a Response.
 
-        `secrets` names what the host puts in place of `${NAME}` in the URL and the headers; the
+        `secrets` names what the host puts in place of `{{secret:NAME}}` in the headers; the
         values never reach the agent.
         """
         request = _request(method, url, headers, body, secrets)
