@@ -41,6 +41,7 @@ use lost::Lost;
 use queue::RunQueue;
 use std::rc::Rc;
 use table::Table;
+use turns::Ran;
 
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
 
@@ -197,7 +198,8 @@ impl Partition {
             self.hot.sample(now, id);
         }
         self.publish();
-        Some(TurnReport { agent: id, sealed: ran.sealed, failed: ran.failed })
+        let Ran { sealed, failed, accepted_at, .. } = ran;
+        Some(TurnReport { agent: id, sealed, failed, accepted_at })
     }
 
     /// Whether [`Partition::run_turn`] has something to do.

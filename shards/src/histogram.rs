@@ -35,7 +35,7 @@ macro_rules! latencies {
 
 latencies! {
     Turn "turn" "One turn, from its start to its end, seal included."
-    Queue "queue" "From a message's arrival at its agent's shard to the start of its turn."
+    Message "message" "From a message's arrival at its agent's shard to the end of its turn."
     Request "request" "From a client's request to its reply, at the shard of the connection."
     Hop "hop" "From a message to another shard to the answer."
     Pass "pass" "One pass of the shard loop that did work."

@@ -13,7 +13,7 @@ use crate::counters::Counter;
 use crate::driver::{Completion, Done, Driver, Handle, Op};
 use crate::errand::{Link, Workshop};
 use crate::gateway::Gateway;
-use crate::histogram::HistBlock;
+use crate::histogram::{HistBlock, Latency};
 use crate::peer::{Inbox, Peers};
 use crate::roster::Roster;
 use crate::shared::Shared;
@@ -355,6 +355,10 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             let after = self.driver.now();
             let spent = after.since(before);
             self.turn_hist().record(spent.0);
+            if let Some(accepted_at) = report.accepted_at {
+                let message = self.shared.hist(self.me, Latency::Message);
+                message.record(after.since(accepted_at).0);
+            }
             if spent > self.plan.stall {
                 self.report_stall(report, spent);
             }

@@ -4,6 +4,7 @@
 //! V1  a row is read without locks: its numbers may be of slightly different moments.
 
 use crate::gateway::{NodeView, ShardRow, TemplateRow};
+use crate::histogram::Latency;
 use crate::shared::Shared;
 use heronry_engine::{Nanos, ShardId};
 
@@ -50,12 +51,17 @@ impl NodeView for View<'_> {
 pub fn row(shared: &Shared, shard: ShardId) -> ShardRow {
     let block = shared.block(shard);
     let turns = shared.turn_hist(shard).snapshot();
+    let messages = shared.hist(shard, Latency::Message).snapshot();
     let mut counters: Vec<(&'static str, u64)> = shared.counters(shard).rows().collect();
     counters.extend([
         ("turn_ns_p50", turns.percentile_ns(50.0)),
         ("turn_ns_p99", turns.percentile_ns(99.0)),
         ("turn_ns_p999", turns.percentile_ns(99.9)),
         ("turn_ns_max", turns.max_ns()),
+        ("message_ns_p50", messages.percentile_ns(50.0)),
+        ("message_ns_p99", messages.percentile_ns(99.0)),
+        ("message_ns_p999", messages.percentile_ns(99.9)),
+        ("message_ns_max", messages.max_ns()),
     ]);
     ShardRow {
         shard,

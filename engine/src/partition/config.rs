@@ -75,6 +75,9 @@ pub struct TurnReport {
     pub sealed: bool,
     /// Whether the turn failed and was undone.
     pub failed: bool,
+    /// When the message that it handled came in; `None` for control verbs, for results of calls,
+    /// and while the turn has paused.
+    pub accepted_at: Option<Nanos>,
 }
 
 /// An agent began or ended.

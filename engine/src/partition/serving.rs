@@ -3,6 +3,7 @@
 //! Owns: nothing but the data.  Not: how a turn ends (`partition/turns.rs`).
 
 use crate::behaviour::RequestId;
+use crate::id::Nanos;
 use crate::verb::Origin;
 use bytes::Bytes;
 
@@ -17,6 +18,8 @@ pub(crate) enum Serving {
         request_id: Option<Bytes>,
         /// The id under which the agent keeps it open, if it asked for one.
         held: Option<RequestId>,
+        /// When it came in.
+        accepted_at: Nanos,
     },
     /// The result of a call that belongs to this request.
     Returned {

@@ -30,6 +30,8 @@ pub(super) struct Ran {
     pub(super) turn: bool,
     pub(super) sealed: bool,
     pub(super) failed: bool,
+    /// When the message that the turn handled came in.
+    pub(super) accepted_at: Option<Nanos>,
 }
 
 /// How one slice of a turn ended.
@@ -53,7 +55,8 @@ enum Turned {
 impl Ran {
     fn of(turned: &Turned) -> Ran {
         let sealed = matches!(turned, Turned::Over { sealed: true });
-        Ran { turn: true, sealed, failed: matches!(turned, Turned::Failed(_)) }
+        let failed = matches!(turned, Turned::Failed(_));
+        Ran { turn: true, sealed, failed, accepted_at: None }
     }
 }
 
@@ -65,14 +68,16 @@ impl Partition {
             self.reply(waiting.origin, Err(refusal));
             return Ran::default();
         }
-        let Waiting { verb, origin, .. } = waiting;
+        let Waiting { verb, origin, accepted_at, .. } = waiting;
         match verb {
             Verb::Send { payload, request_id } => {
-                self.message_turn(now, slot, origin, &payload, request_id)
+                let serving = Serving::Message { origin, request_id, held: None, accepted_at };
+                self.message_turn(now, slot, &payload, serving)
             }
             Verb::Exec { code } => {
                 self.counters.messages += 1;
-                let serving = Serving::Message { origin, request_id: None, held: None };
+                let request_id = None;
+                let serving = Serving::Message { origin, request_id, held: None, accepted_at };
                 self.new_turn(now, slot, serving, |code_of, turn| code_of.on_exec(turn, &code))
             }
             Verb::Write { offset, bytes } => self.write_turn(now, slot, origin, offset, &bytes),
@@ -87,18 +92,20 @@ impl Partition {
         &mut self,
         now: Nanos,
         slot: u32,
-        origin: Origin,
         payload: &Bytes,
-        request_id: Option<Bytes>,
+        mut serving: Serving,
     ) -> Ran {
         self.counters.messages += 1;
-        let request_id = request_id.filter(|_| self.config.dedupe_max > 0);
-        if let Some(id) = &request_id
-            && self.is_retry(slot, id, origin)
-        {
-            return Ran::default();
+        if let Serving::Message { origin, request_id, .. } = &mut serving {
+            if self.config.dedupe_max == 0 {
+                *request_id = None;
+            }
+            if let Some(id) = request_id
+                && self.is_retry(slot, id, *origin)
+            {
+                return Ran::default();
+            }
         }
-        let serving = Serving::Message { origin, request_id, held: None };
         self.new_turn(now, slot, serving, |behaviour, turn| behaviour.on_message(turn, payload))
     }
 
@@ -202,16 +209,17 @@ impl Partition {
 
     /// Tells whom it concerns how a turn ended, and releases its effects (W2).
     fn finish(&mut self, now: Nanos, slot: u32, serving: Serving, turned: Turned) -> Ran {
-        let ran = Ran::of(&turned);
+        let mut ran = Ran::of(&turned);
+        if let Serving::Message { accepted_at, .. } = &serving {
+            ran.accepted_at = Some(*accepted_at);
+        }
         match turned {
             Turned::Paused => {
-                let held = self.draft.held;
-                let serving = match serving {
-                    Serving::Message { origin, request_id, .. } => {
-                        Serving::Message { origin, request_id, held }
-                    }
-                    other => other,
-                };
+                let mut serving = serving;
+                if let Serving::Message { held, .. } = &mut serving {
+                    *held = self.draft.held;
+                }
+                ran.accepted_at = None;
                 self.agents[slot].rare().paused = Some(serving);
                 return ran;
             }
