@@ -13,6 +13,8 @@ use crate::messages::{self, MessagesArgs};
 use crate::promises::{self, PromisesArgs};
 use crate::replay::{self, ReplayArgs};
 use crate::report::Report;
+use crate::sandbox::density::{self, DensityArgs, ShardArgs};
+use crate::sandbox::speculate::{self, SpeculateArgs};
 use crate::sandbox::{self, SandboxArgs};
 use crate::scaling::{self, ScalingArgs, WorkerArgs};
 use crate::seal::{self, CycleArgs};
@@ -70,6 +72,12 @@ enum Scenario {
     Create(CreateArgs),
     /// One Python and one JavaScript agent: create, step, seal, fork, roll back, evict, revive
     Sandbox(SandboxArgs),
+    /// Live and evicted Python agents, and the memory that they take
+    Density(DensityArgs),
+    #[command(hide = true)]
+    DensityWorker(ShardArgs),
+    /// Fork 8 ways, step, commit the best: beside os.fork of CPython and pickle
+    Speculate(SpeculateArgs),
     /// The io_uring reactor beside the glommio one
     Drivers(MessagesArgs),
     /// The work of messages and pipeline beside Redis
@@ -87,6 +95,9 @@ pub fn run(args: BenchArgs, json: bool) -> anyhow::Result<()> {
     // Hidden parts run in children; they leave signals alone.
     if let Scenario::ScalingWorker(worker) = &args.scenario {
         return scaling::run_worker(worker);
+    }
+    if let Scenario::DensityWorker(worker) = &args.scenario {
+        return density::run_worker(worker);
     }
     let node_exe = match &args.node_exe {
         Some(path) => path.clone(),
@@ -110,6 +121,9 @@ pub fn run(args: BenchArgs, json: bool) -> anyhow::Result<()> {
         Scenario::Scaling(scenario) => scaling::run(&context, scenario)?,
         Scenario::ScalingWorker(worker) => return scaling::run_worker(worker),
         Scenario::Sandbox(scenario) => sandbox::run(&context, scenario)?,
+        Scenario::Density(scenario) => density::run(&context, scenario)?,
+        Scenario::DensityWorker(worker) => return density::run_worker(worker),
+        Scenario::Speculate(scenario) => speculate::run(&context, scenario)?,
         Scenario::Seal(scenario) => seal::run(&context, scenario, Operation::Seal)?,
         Scenario::Fork(scenario) => seal::run(&context, scenario, Operation::Fork)?,
         Scenario::Rollback(scenario) => seal::run(&context, scenario, Operation::Rollback)?,

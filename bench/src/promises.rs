@@ -13,6 +13,9 @@ use crate::machine::{self, Machine};
 use crate::messages::MessagesArgs;
 use crate::replay::{self, Format, ReplayArgs};
 use crate::report::{Report, short};
+use crate::sandbox::density::{self, DensityArgs};
+use crate::sandbox::speculate::{self, SpeculateArgs};
+use crate::sandbox::{self, SandboxArgs};
 use crate::scaling::{self, ScalingArgs};
 use crate::{peers, pipeline, seal};
 use clap::{Args, Parser};
@@ -46,6 +49,9 @@ enum Source {
     Create,
     TauBench,
     Mooncake,
+    Sandbox,
+    Density,
+    Speculate,
 }
 
 /// A limit and its unit.
@@ -82,7 +88,9 @@ enum Value {
 }
 
 use Limit::{Least, Most};
-use Source::{Create, Cycles, HalfLoad, Hop, Mooncake, Peers, Scaling, TauBench};
+use Source::{
+    Create, Cycles, Density, HalfLoad, Hop, Mooncake, Peers, Sandbox, Scaling, Speculate, TauBench,
+};
 use Value::{Figure, PerTen};
 
 const fn row(name: &'static str, source: Source, limit: Limit, value: Value) -> Promise {
@@ -143,6 +151,36 @@ const PROMISES: &[Promise] = &[
         Figure("fast/rate")),
     row("replay/mooncake-turn-p99-at-half-rate", Mooncake, Most(100.0, "us"),
         Figure("half/turn/p99")),
+    row("python/create-to-first-reply-p50", Sandbox, Most(1000.0, "us"),
+        Figure("python/create-to-first-reply/p50")),
+    row("python/step-and-seal-p50", Sandbox, Most(60.0, "us"),
+        Figure("python/step-and-seal/p50")),
+    row("python/seal-p50", Sandbox, Most(30.0, "us"),
+        Figure("python/seal/p50")),
+    row("python/seal-p99", Sandbox, Most(100.0, "us"),
+        Figure("python/seal/p99")),
+    row("python/fork-p50", Sandbox, Most(10.0, "us"),
+        Figure("python/fork/p50")),
+    row("python/rollback-p50", Sandbox, Most(30.0, "us"),
+        Figure("python/rollback/p50")),
+    row("python/evict-and-revive-p50", Sandbox, Most(300.0, "us"),
+        Figure("python/evict-and-revive/p50")),
+    row("python/busy-neighbour-adds-to-p99", Sandbox, Most(2.0, "ms"),
+        Figure("python/neighbour/p99-added")),
+    row("javascript/seal-p50", Sandbox, Most(8.0, "us"),
+        Figure("javascript/seal/p50")),
+    row("javascript/fork-p50", Sandbox, Most(8.0, "us"),
+        Figure("javascript/fork/p50")),
+    row("javascript/rollback-p50", Sandbox, Most(8.0, "us"),
+        Figure("javascript/rollback/p50")),
+    row("density/850-python-agents-resident", Density, Most(500.0, "MB"),
+        Figure("worked-850/resident")),
+    row("density/python-agents-live", Density, Least(10_000.0, "agents"),
+        Figure("live-10000/live")),
+    row("density/python-agents-evicted", Density, Least(20_000.0, "agents"),
+        Figure("evicted-20000/agents")),
+    row("speculate/fork-vs-os-fork", Speculate, Least(50.0, "x"),
+        Figure("os-fork:heronry/fork")),
 ];
 
 /// A promise, measured.
@@ -227,6 +265,9 @@ fn measure(context: &Context, args: &PromisesArgs, source: Source) -> anyhow::Re
             trace(context, args, "tau_bench", "json", Format::TauBench, "tau-bench")
         }
         Source::Mooncake => trace(context, args, "mooncake", "jsonl", Format::Mooncake, "mooncake"),
+        Source::Sandbox => sandbox::run(context, &defaults::<SandboxArgs>()?),
+        Source::Density => density::run(context, &defaults::<DensityArgs>()?),
+        Source::Speculate => speculate::run(context, &defaults::<SpeculateArgs>()?),
     }
 }
 

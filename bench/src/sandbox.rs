@@ -6,6 +6,8 @@
 //! X2  the parts of a turn (capture, bringing an instance to its image) are read from the shard's
 //!     own books of that turn.
 
+pub mod density;
+pub mod speculate;
 pub mod world;
 
 use crate::context::{self, Context};
@@ -35,6 +37,7 @@ struct Speech {
     set: &'static str,
     set_other: &'static str,
     read: &'static str,
+    spin: &'static str,
 }
 
 const SPEECHES: [Speech; 2] = [
@@ -44,6 +47,7 @@ const SPEECHES: [Speech; 2] = [
         set: "x = 1",
         set_other: "x = 2",
         read: "x",
+        spin: "while True: pass",
     },
     Speech {
         name: "javascript",
@@ -51,6 +55,7 @@ const SPEECHES: [Speech; 2] = [
         set: "globalThis.x = 1; undefined",
         set_other: "globalThis.x = 2; undefined",
         read: "x",
+        spin: "for (;;);",
     },
 ];
 
@@ -117,6 +122,7 @@ fn cycle(
     steps(&mut world, speech, cycles, figures)?;
     rollbacks(&mut world, speech, cycles, figures)?;
     forks(&mut world, speech, cycles.min(500), figures)?;
+    neighbour(&mut world, speech, cycles.min(500), figures)?;
     revives(speech, folders, cycles.min(500), figures)
 }
 
@@ -210,6 +216,29 @@ fn forks(
     }
     figures.latency("fork", &fork);
     figures.latency("fork/first-reply-of-branch", &first);
+    Ok(())
+}
+
+/// Milliseconds that an agent in an endless loop adds to the others' p99 on its shard.
+fn neighbour(
+    world: &mut World,
+    speech: &Speech,
+    cycles: u32,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let key = format!("{}/beside", speech.name);
+    let p99 = |world: &mut World| -> anyhow::Result<f64> {
+        let mut latency = Latency::new();
+        for _ in 0..cycles {
+            latency.record(world.exec(&key, speech.set)?.1);
+        }
+        Ok(latency.us_at(99.0))
+    };
+    let alone = p99(world)?;
+    let code = bytes::Bytes::from_static(speech.spin.as_bytes());
+    world.post(&format!("{}/busy", speech.name), Verb::Exec { code })?;
+    let beside = p99(world)?;
+    figures.add("neighbour/p99-added".to_owned(), "ms", (beside - alone) / 1e3);
     Ok(())
 }
 

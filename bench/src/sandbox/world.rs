@@ -74,11 +74,9 @@ impl World {
             world,
             payload_bytes_max: 8 << 20,
         };
-        let wanted =
-            ArenaPlan { bytes: arena_bytes..=arena_bytes, node: None, huge_pages: false };
+        let wanted = ArenaPlan { bytes: arena_bytes..=arena_bytes, node: None, huge_pages: false };
         let arena = Arena::reserve(&wanted, None).context("no arena")?;
-        let config =
-            PartitionConfig { image_bytes_max: 2 << 30, ..PartitionConfig::default() };
+        let config = PartitionConfig { image_bytes_max: 2 << 30, ..PartitionConfig::default() };
         Ok(World {
             partition: Partition::new(config, PageStore::new(arena.bytes), built_in()),
             workshop: SandboxWorkshop::new(plan),
@@ -138,6 +136,15 @@ impl World {
         self.workshop.live().expect("W1: a template was deployed")
     }
 
+    /// Asks an agent and does not wait; nobody hears the answer.
+    pub fn post(&mut self, key: &str, verb: Verb) -> anyhow::Result<()> {
+        let (ack, deadline, origin) = (Ack::Sealed, None, Origin::Nobody);
+        let target = Target::agent(TenantId(0), key.parse()?);
+        let now = self.now();
+        self.partition.accept(now, Request { target, verb, ack, deadline, origin });
+        Ok(())
+    }
+
     /// Asks an agent and serves until it has answered; the time from asking to the answer.
     pub fn ask(&mut self, key: &str, verb: Verb) -> anyhow::Result<(Reply, Duration)> {
         self.asked += 1;
@@ -157,10 +164,6 @@ impl World {
                 self.partition.expire(now);
             }
         };
-        // What the answer left behind is not the asker's.
-        while self.partition.run_turn(self.now()).is_some() {
-            self.serve_events()?;
-        }
         match self.answer.take() {
             Some(Ok(reply)) => Ok((reply, took)),
             Some(Err(refusal)) => bail!("{key}: {} {refusal}", refusal.code()),

@@ -17,12 +17,13 @@
 //! | | | zeros up to a whole page |
 //! | | m | the linear memory |
 
+use super::mapped::{Mapped, Owner, OwnerError, open_owned};
 use super::slot::PAGE;
 use heronry_engine::verb::Language;
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"HERONTPL";
@@ -63,6 +64,9 @@ pub enum TemplateFileError {
         /// The system's error.
         source: io::Error,
     },
+    /// Others could have changed it.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
     /// It was not written by this format.
     #[error("{} is no template of format {FORMAT}: {what}; deploy it again", path.display())]
     Foreign {
@@ -84,7 +88,7 @@ pub enum TemplateFileError {
 pub struct TemplateFile {
     /// All but the memory.
     pub header: TemplateHeader,
-    map: Mmap,
+    map: Mapped,
     memory_start: usize,
 }
 
@@ -109,7 +113,9 @@ impl TemplateFile {
         head.extend_from_slice(&(memory.len() as u64).to_le_bytes());
         head.extend_from_slice(hasher.finalize().as_bytes());
         let beside = path.with_extension("part");
-        let mut file = File::create(&beside).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside).map_err(failed)?;
         for part in [&head[..], &body, memory] {
             file.write_all(part).map_err(failed)?;
         }
@@ -121,9 +127,9 @@ impl TemplateFile {
     pub fn open(path: &Path) -> Result<TemplateFile, TemplateFileError> {
         let failed = |source| TemplateFileError::Io { path: path.to_owned(), source };
         let foreign = |what| TemplateFileError::Foreign { path: path.to_owned(), what };
-        let file = File::open(path).map_err(failed)?;
-        let map = map(&file).map_err(failed)?;
-        let Some((head, body)) = map.split_at_checked(HEAD_BYTES) else {
+        let file = open_owned(path, Owner::User)?;
+        let map = Mapped::new(&file).map_err(failed)?;
+        let Some((head, body)) = map.bytes().split_at_checked(HEAD_BYTES) else {
             return Err(foreign("it is too short"));
         };
         if head[..8] != MAGIC {
@@ -136,7 +142,9 @@ impl TemplateFile {
         let header_bytes = word(12) as usize;
         let memory_bytes = head[16..24].try_into().map_or(0, u64::from_le_bytes);
         let start = memory_start(header_bytes.min(HEADER_BYTES_MAX));
-        if header_bytes > HEADER_BYTES_MAX || (start as u64 + memory_bytes) != map.len() as u64 {
+        if header_bytes > HEADER_BYTES_MAX
+            || (start as u64 + memory_bytes) != map.bytes().len() as u64
+        {
             return Err(foreign("its length is another"));
         }
         if blake3::hash(body).as_bytes() != &head[24..56] {
@@ -149,19 +157,12 @@ impl TemplateFile {
 
     /// The linear memory as it was sealed.
     pub fn memory(&self) -> &[u8] {
-        &self.map[self.memory_start..]
+        &self.map.bytes()[self.memory_start..]
     }
 }
 
 fn memory_start(header_bytes: usize) -> usize {
     (HEAD_BYTES + header_bytes).next_multiple_of(PAGE)
-}
-
-#[allow(unsafe_code)]
-fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: template files are written once, beside their name, and renamed (T1); who may write
-    // to the data folder may end the node anyway. The map is read-only, and its hash is checked.
-    unsafe { Mmap::map(file) }
 }
 
 #[cfg(test)]
