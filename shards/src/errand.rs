@@ -236,3 +236,6 @@ impl Frames {
         Ok(Some(message))
     }
 }
+
+#[cfg(test)]
+mod tests;

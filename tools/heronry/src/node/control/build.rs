@@ -146,17 +146,19 @@ async fn last_words(mut stderr: impl AsyncRead + Unpin) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
     /// A builder whose program is this shell script; `$OUT` is what to write.
-    fn builder(folder: &Path, script: &str) -> Builder {
+    pub(in super::super) fn builder(folder: &Path, script: &str) -> Builder {
         let program = folder.join("build.sh");
         let find = "while [ $# -gt 0 ]; do [ \"$1\" = --out ] && OUT=$2; shift; done";
         std::fs::write(&program, format!("#!/bin/sh\n{find}\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        Builder { program, wait_max: Duration::from_secs(30), ..Builder::new(&Config::default()) }
+        let mut builder = Builder::new(&Config::default());
+        builder.guests_dir = folder.join("no-guests");
+        Builder { program, wait_max: Duration::from_secs(30), ..builder }
     }
 
     fn outcome(builder: &Builder, out: &Path) -> Result<(), String> {

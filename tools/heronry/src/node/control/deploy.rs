@@ -355,3 +355,6 @@ fn open(name: &str, number: u32, file: &Path) -> Result<(TemplateRef, BaseImage)
     };
     Ok((template, base))
 }
+
+#[cfg(test)]
+mod tests;
