@@ -1,24 +1,45 @@
-//! `heronry up --demo`: 850 agents created, driven, checkpointed, forked and rolled back.
+//! `heronry up --demo`: 850 live agents driven through real steps, forked and rolled back.
 //!
-//! Owns: the steps of the demo, what each must leave behind, and the table at its end. It is a
-//! client like any other: all it knows of the node comes over the wire.
+//! Owns: the steps of the demo, what each must answer, and the table at its end. It is a client
+//! like any other: what it knows of the node comes over the wire, and its memory from the kernel.
 //! Not: benchmarks; one connection asks one thing at a time, so each latency is a round trip.
-//! M1  every agent's and every branch's content is compared with what it must be.
+//! M1  every reply is compared with what the agent's own history makes of it, so a step that an
+//!     agent lost, or that another's rollback took away, fails the demo.
 
 use crate::cli::Global;
 use crate::link::{Link, Words};
 use crate::output::{Output, table};
+use crate::template::DEPLOY_WAIT_MAX;
 use anyhow::{Context, Result, ensure};
 use heronry_net::resp::Value;
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Agents that the demo makes; each is forked once.
 const AGENT_COUNT: usize = 850;
 /// Messages to each agent before its checkpoint.
-const STEPS: usize = 3;
+const STEPS: usize = 20;
 /// Label of the checkpoint.
 const LABEL: &str = "planned";
+/// The agents' file.
+const TRIP: &str = include_str!("../../guests/examples/trip.py");
+
+/// Which agents are shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cast {
+    /// `trip.py`: reads offers with a regular expression, keeps the cheapest of each city.
+    Python,
+    /// `notebook`, where no interpreter was built: appends a line.
+    Native,
+}
+
+/// One agent or branch, and the messages that its memory holds.
+#[derive(Clone)]
+struct Actor {
+    key: String,
+    history: Vec<String>,
+}
 
 /// One kind of operation and how long each took.
 struct Lap {
@@ -26,101 +47,158 @@ struct Lap {
     nanos: Vec<u64>,
 }
 
+/// Memory of all shard processes at one time, in bytes, and the interpreters that live in them.
+struct Memory {
+    when: &'static str,
+    resident: u64,
+    unique: u64,
+    live: usize,
+}
+
 /// The demo's connection and its clock.
 struct Demo {
     link: Link,
+    cast: Cast,
     laps: Vec<Lap>,
+    memory: Vec<Memory>,
 }
 
 /// Runs the demo on the node that `global` names and prints its table.
 pub fn run(global: &Global, output: Output) -> Result<()> {
-    let mut demo = Demo { link: Link::open(global)?, laps: Vec::new() };
-    let keys: Vec<String> = (0..AGENT_COUNT).map(|n| format!("notebook/demo-{n:03}")).collect();
+    let mut link = Link::open_for(global, DEPLOY_WAIT_MAX)?;
+    let cast = Cast::choose(&mut link, output)?;
+    let mut demo = Demo { link, cast, laps: Vec::new(), memory: Vec::new() };
+    demo.note_memory("before the first agent")?;
     let started = Instant::now();
-    demo.create_and_drive(&keys)?;
-    let branches = demo.branch(&keys)?;
-    demo.roll_back(&keys, &branches)?;
-    let memory = demo.memory()?;
-    demo.end(&keys, &branches)?;
+    let mut agents = demo.create_and_drive()?;
+    demo.note_memory("850 agents after 20 steps")?;
+    let mut branches = demo.branch(&mut agents)?;
+    demo.note_memory("with 850 branches")?;
+    demo.roll_back(&mut agents, &mut branches)?;
+    for actor in branches.iter().chain(&agents) {
+        demo.timed("terminate", &Words::new("AGENT.TERMINATE").arg(&actor.key))?;
+    }
     let elapsed = started.elapsed();
     if output.json {
-        return Ok(output.json(&demo.json(elapsed, memory))?);
+        return Ok(output.json(&demo.json(elapsed))?);
     }
-    Ok(output.text(&demo.text(elapsed, memory))?)
+    Ok(output.text(&demo.text(elapsed))?)
+}
+
+impl Cast {
+    /// Python where the node has its interpreter, and says so where not.
+    fn choose(link: &mut Link, output: Output) -> Result<Cast> {
+        let templates = link.ask(&Words::new("TEMPLATE.LIST"))?;
+        let rows = templates.as_slice().context("TEMPLATE.LIST gave no list")?;
+        let named = |row: &Value| row.field("name").and_then(Value::as_str) == Some("python");
+        if !rows.iter().any(named) {
+            output.note(
+                "no Python interpreter here: the demo shows native agents. tools/guests/build \
+                 makes one in some minutes",
+            );
+            return Ok(Cast::Native);
+        }
+        let deploy = Words::new("TEMPLATE.DEPLOY").arg("trip").option("LANGUAGE", Some("python"));
+        link.ask(&deploy.option("SOURCE", Some(TRIP)))?;
+        Ok(Cast::Python)
+    }
+
+    fn key(self, agent: usize) -> String {
+        match self {
+            Cast::Python => format!("trip/demo-{agent:03}"),
+            Cast::Native => format!("notebook/demo-{agent:03}"),
+        }
+    }
+
+    /// The message of step `nth`, different for every agent.
+    fn message(self, agent: usize, nth: usize) -> String {
+        let city = ["Berlin", "Lisbon", "Oslo", "Prague", "Rome", "Turin", "Vienna"][nth % 7];
+        let way = ["train", "plane", "bus"][(agent + nth) % 3];
+        let price = 20 + (agent * 31 + nth * 17) % 400;
+        match self {
+            Cast::Python => format!("{city} by {way} for {price}"),
+            Cast::Native => format!("append {city} by {way} for {price};"),
+        }
+    }
+
+    /// What an agent answers to the last message of its history (M1).
+    fn answer(self, history: &[String]) -> String {
+        if self == Cast::Native {
+            let text = |message: &String| message.len() - "append ".len();
+            return history.iter().map(text).sum::<usize>().to_string();
+        }
+        let mut best = BTreeMap::new();
+        for message in history {
+            let city = message.split(' ').next().unwrap_or_default();
+            let price = message.rsplit(' ').next().and_then(|price| price.parse().ok());
+            let cheapest = best.entry(city).or_insert(u64::MAX);
+            *cheapest = price.unwrap_or(u64::MAX).min(*cheapest);
+        }
+        format!("{} cities for {}", best.len(), best.values().sum::<u64>())
+    }
 }
 
 impl Demo {
-    fn create_and_drive(&mut self, keys: &[String]) -> Result<()> {
-        for key in keys {
-            self.timed("create", &Words::new("AGENT.CREATE").arg(key))?;
+    fn create_and_drive(&mut self) -> Result<Vec<Actor>> {
+        let actor = |n| Actor { key: self.cast.key(n), history: Vec::new() };
+        let mut agents: Vec<Actor> = (0..AGENT_COUNT).map(actor).collect();
+        for (n, agent) in agents.iter_mut().enumerate() {
+            self.step("create and first step", agent, n, 0)?;
         }
-        for step in 0..STEPS {
-            for key in keys {
-                self.append(key, &step_text(key, step))?;
+        for nth in 1..STEPS {
+            for (n, agent) in agents.iter_mut().enumerate() {
+                self.step("step", agent, n, nth)?;
             }
         }
-        for key in keys {
-            let words = Words::new("AGENT.CHECKPOINT").arg(key).option("LABEL", Some(LABEL));
-            self.timed("checkpoint", &words)?;
+        for agent in &agents {
+            let words = Words::new("AGENT.CHECKPOINT").arg(&agent.key);
+            self.timed("checkpoint", &words.option("LABEL", Some(LABEL)))?;
         }
-        for key in keys {
-            self.expect(key, &planned(key))?;
-        }
-        Ok(())
+        Ok(agents)
     }
 
     /// Forks each agent, lets the branch and the parent go different ways.
-    fn branch(&mut self, keys: &[String]) -> Result<Vec<String>> {
+    fn branch(&mut self, agents: &mut [Actor]) -> Result<Vec<Actor>> {
         let mut branches = Vec::new();
-        for key in keys {
-            let reply = self.timed("fork", &Words::new("AGENT.FORK").arg(key))?;
+        for agent in agents.iter() {
+            let reply = self.timed("fork", &Words::new("AGENT.FORK").arg(&agent.key))?;
             let first = reply.as_slice().and_then(<[Value]>::first).and_then(Value::as_str);
-            branches.push(first.context("FORK gave no key")?.to_owned());
+            let key = first.context("FORK gave no key")?.to_owned();
+            branches.push(Actor { key, history: agent.history.clone() });
         }
-        for branch in &branches {
-            self.append(branch, "a branch's way;")?;
+        for (n, branch) in branches.iter_mut().enumerate() {
+            self.step("first step of a branch", branch, n, STEPS)?;
         }
-        for key in keys {
-            self.append(key, "the parent's way;")?;
-        }
-        for (key, branch) in keys.iter().zip(&branches) {
-            self.expect(branch, &(planned(key) + "a branch's way;"))?;
-            self.expect(key, &(planned(key) + "the parent's way;"))?;
+        for (n, agent) in agents.iter_mut().enumerate() {
+            self.step("step", agent, n, STEPS + 1)?;
         }
         Ok(branches)
     }
 
     /// Rolls agents back to their checkpoint; the branches must not notice.
-    fn roll_back(&mut self, keys: &[String], branches: &[String]) -> Result<()> {
-        for key in keys {
-            let to = format!("@{LABEL}");
-            let words = Words::new("AGENT.ROLLBACK").arg(key).option("TO", Some(to));
-            self.timed("rollback", &words)?;
+    fn roll_back(&mut self, agents: &mut [Actor], branches: &mut [Actor]) -> Result<()> {
+        for agent in agents.iter_mut() {
+            let words = Words::new("AGENT.ROLLBACK").arg(&agent.key);
+            self.timed("rollback", &words.option("TO", Some(format!("@{LABEL}"))))?;
+            agent.history.truncate(STEPS);
         }
-        for (key, branch) in keys.iter().zip(branches) {
-            self.expect(key, &planned(key))?;
-            self.expect(branch, &(planned(key) + "a branch's way;"))?;
+        for (n, agent) in agents.iter_mut().enumerate() {
+            self.step("first step after a rollback", agent, n, STEPS + 2)?;
         }
-        Ok(())
-    }
-
-    fn end(&mut self, keys: &[String], branches: &[String]) -> Result<()> {
-        for key in branches.iter().chain(keys) {
-            self.timed("terminate", &Words::new("AGENT.TERMINATE").arg(key))?;
+        for (n, branch) in branches.iter_mut().enumerate() {
+            self.step("step", branch, n, STEPS + 3)?;
         }
         Ok(())
     }
 
-    fn append(&mut self, key: &str, text: &str) -> Result<()> {
-        let words = Words::new("AGENT.SEND").arg(key).arg(format!("append {text}"));
-        self.timed("message", &words).map(drop)
-    }
-
-    /// Fails unless the notebook of `key` holds `text` (M1).
-    fn expect(&mut self, key: &str, text: &str) -> Result<()> {
-        let reply = self.timed("read", &Words::new("AGENT.SEND").arg(key).arg("read"))?;
-        let found = reply.as_str().unwrap_or_default();
-        ensure!(found == text, "M1: {key} holds {found:?}, expected {text:?}");
+    /// One message and its answer (M1).
+    fn step(&mut self, lap: &'static str, actor: &mut Actor, n: usize, nth: usize) -> Result<()> {
+        let message = self.cast.message(n, nth);
+        let reply = self.timed(lap, &Words::new("AGENT.SEND").arg(&actor.key).arg(&message))?;
+        actor.history.push(message);
+        let (found, expected) =
+            (reply.as_str().unwrap_or_default(), self.cast.answer(&actor.history));
+        ensure!(found == expected, "M1: {} says {found:?}, expected {expected:?}", actor.key);
         Ok(())
     }
 
@@ -135,14 +213,28 @@ impl Demo {
         Ok(reply)
     }
 
-    /// Page frames in use on all shards, in bytes.
-    fn memory(&mut self) -> Result<u64> {
-        let shards = crate::top::sample::Sample::take(&mut self.link)?.shards;
-        let frames: u64 = shards.iter().map(|shard| shard.counter("frames_used")).sum();
-        Ok(frames * heronry_engine::page::PAGE_BYTES as u64)
+    /// What the kernel says of the shards' processes, each counted once.
+    fn note_memory(&mut self, when: &'static str) -> Result<()> {
+        let reply = self.link.ask(&Words::new("SHARD.LIST"))?;
+        let rows = reply.as_slice().context("SHARD.LIST gave no list")?;
+        let pid = |row: &Value| row.field("pid").and_then(Value::as_u64);
+        let pids: BTreeSet<u64> = rows.iter().filter_map(pid).collect();
+        let mut memory = Memory { when, resident: 0, unique: 0, live: 0 };
+        for pid in pids {
+            let read = |name: &str| {
+                let path = format!("/proc/{pid}/{name}");
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+            };
+            let rollup = read("smaps_rollup")?;
+            memory.resident += kibibytes(&rollup, "Rss:") << 10;
+            memory.unique += kibibytes(&rollup, "Private_") << 10;
+            memory.live += read("maps")?.lines().filter(|line| is_live(line)).count();
+        }
+        self.memory.push(memory);
+        Ok(())
     }
 
-    fn text(&mut self, elapsed: Duration, memory_bytes: u64) -> String {
+    fn text(&mut self, elapsed: Duration) -> String {
         let head = ["operation", "count", "p50 us", "p99 us", "longest us"].map(str::to_owned);
         let row = |lap: &mut Lap| {
             let times = [0.5, 0.99, 1.0].map(|q| format!("{:.1}", lap.us(q)));
@@ -150,25 +242,40 @@ impl Demo {
         };
         let rows: Vec<Vec<String>> = self.laps.iter_mut().map(row).collect();
         let total: usize = self.laps.iter().map(|lap| lap.nanos.len()).sum();
+        let memory_head = ["memory of all shards", "interpreters", "resident", "unique", "shared"];
+        let memory: Vec<Vec<String>> = self.memory.iter().map(Memory::row).collect();
+        let kind = if self.cast == Cast::Python { "Python" } else { "native" };
         format!(
-            "{}\n{AGENT_COUNT} agents and {AGENT_COUNT} branches, {total} operations one after \
-             the other in {:.2} s;\nall contents verified; {} KiB of pages in use at the end of \
-             the work\n",
+            "{}\n{}\n{AGENT_COUNT} live {kind} agents and {AGENT_COUNT} branches, {total} \
+             operations one after the other in {:.2} s;\nevery answer verified\n",
             table(&head, &rows),
+            table(&memory_head.map(str::to_owned), &memory),
             elapsed.as_secs_f64(),
-            memory_bytes >> 10,
         )
     }
 
-    fn json(&mut self, elapsed: Duration, memory_bytes: u64) -> serde_json::Value {
+    fn json(&mut self, elapsed: Duration) -> serde_json::Value {
         let row = |lap: &mut Lap| {
             json!({"operation": lap.name, "count": lap.nanos.len(), "p50_us": lap.us(0.5),
                    "p99_us": lap.us(0.99), "max_us": lap.us(1.0)})
         };
         let rows: Vec<serde_json::Value> = self.laps.iter_mut().map(row).collect();
+        let memory = |at: &Memory| {
+            json!({"when": at.when, "interpreters": at.live, "resident_bytes": at.resident,
+                   "unique_bytes": at.unique, "shared_bytes": at.resident - at.unique})
+        };
         json!({"agents": AGENT_COUNT, "branches": AGENT_COUNT, "verified": true,
-               "elapsed_s": elapsed.as_secs_f64(), "page_bytes": memory_bytes,
+               "python": self.cast == Cast::Python, "elapsed_s": elapsed.as_secs_f64(),
+               "memory": self.memory.iter().map(memory).collect::<Vec<_>>(),
                "operations": rows})
+    }
+}
+
+impl Memory {
+    fn row(&self) -> Vec<String> {
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        let sizes = [self.resident, self.unique, self.resident - self.unique].map(mib);
+        [vec![self.when.to_owned(), self.live.to_string()], sizes.to_vec()].concat()
     }
 }
 
@@ -182,13 +289,17 @@ impl Lap {
     }
 }
 
-fn step_text(key: &str, step: usize) -> String {
-    format!("step {step} of {key};")
+/// The sum of the lines whose name starts so, in KiB.
+fn kibibytes(rollup: &str, name: &str) -> u64 {
+    let of = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    rollup.lines().filter(|line| line.starts_with(name)).filter_map(of).sum()
 }
 
-/// What an agent holds at its checkpoint.
-fn planned(key: &str) -> String {
-    (0..STEPS).map(|step| step_text(key, step)).collect()
+/// Whether a line of a process's mappings is the start of a live interpreter's memory.
+fn is_live(line: &str) -> bool {
+    let mut fields = line.split_whitespace().skip(1);
+    let (rights, start) = (fields.next(), fields.next());
+    rights == Some("rw-p") && start == Some("00000000") && line.contains("/memfd:heronry-base")
 }
 
 #[cfg(test)]
@@ -201,5 +312,24 @@ mod tests {
         assert_eq!([lap.us(0.5), lap.us(0.99), lap.us(1.0)], [50.0, 99.0, 100.0]);
         let mut one = Lap { name: "x", nanos: vec![1500] };
         assert_eq!([one.us(0.5), one.us(1.0)], [1.5, 1.5]);
+    }
+
+    #[test]
+    fn m1_an_answer_follows_from_the_history() {
+        let history = ["Oslo by bus for 30", "Rome by train for 50", "Oslo by train for 20"];
+        let history = history.map(str::to_owned);
+        assert_eq!(Cast::Python.answer(&history), "2 cities for 70");
+        assert_eq!(Cast::Native.answer(&["append ab;".to_owned()]), "3");
+    }
+
+    #[test]
+    fn the_kernels_words_are_read() {
+        let rollup =
+            "0-1 ---p 0 0:0 0 [rollup]\nRss:  12 kB\nPrivate_Clean: 1 kB\nPrivate_Dirty: 2 kB\n";
+        assert_eq!((kibibytes(rollup, "Rss:"), kibibytes(rollup, "Private_")), (12, 3));
+        let base = "7f0-7f1 rw-p 00000000 00:01 5 /memfd:heronry-base (deleted)";
+        assert!(is_live(base));
+        assert!(!is_live(&base.replace("rw-p", "r--s")));
+        assert!(!is_live(&base.replace("00000000", "00010000")));
     }
 }

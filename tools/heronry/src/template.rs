@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Longest wait for a deployment: a build, behind others, and every shard that loads it.
-const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(180);
+pub const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(180);
 /// Languages by the ends of their files' names.
 const LANGUAGES: [(&str, &str); 4] =
     [("py", "python"), ("js", "javascript"), ("mjs", "javascript"), ("wasm", "wasm")];
