@@ -3,6 +3,8 @@
 //! Owns: starting and ending nodes for tests, and what is expected of them.
 //! Not: any test.
 
+#[cfg(feature = "node")]
+pub mod guests;
 pub mod mischief;
 #[cfg(feature = "node")]
 pub mod node;

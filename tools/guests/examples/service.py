@@ -1,7 +1,7 @@
 """A customer-service agent: talks to a customer, asks a model what to say, calls the tools it wants.
 
-The transcript in `ctx.state` is all it has. Whoever answers for the model gets the place in the
-transcript that is to be filled, so the agent may be forked and rolled back between any two messages.
+The transcript in `ctx.state` is all it has. Whoever answers for the model or the tools is told which
+place in the transcript is to be filled, so the agent may be forked and rolled back at any message.
 
 `{"begin": {"system": TEXT, "model": KEY, "tools": KEY}}` starts a conversation, `transcript`
 replies it; any other message is the customer's.
@@ -33,8 +33,8 @@ async def answer(ctx, transcript):
         if not said.get("tool_calls"):
             return said["content"]
         for call in said["tool_calls"]:
-            content = await ctx.call(ctx.state.tools, call["id"])
-            name = call["function"]["name"]
+            name, arguments = call["function"]["name"], call["function"]["arguments"]
+            content = await ctx.call(ctx.state.tools, f"{len(transcript)} {name} {arguments}")
             transcript.append(
                 {"role": "tool", "tool_call_id": call["id"], "name": name, "content": content}
             )
