@@ -17,7 +17,7 @@ use std::time::Instant;
 
 /// A step of an agent that does something: twenty of them are what a conversation leaves.
 const STEPS: [&str; 10] = [
-    "import json, re, collections",
+    "import json, re, collections, dataclasses",
     "notes = []",
     "def note(text):\n    notes.append({'n': len(notes), 'text': text})",
     "note('the customer wants a refund')",
@@ -28,6 +28,8 @@ const STEPS: [&str; 10] = [
     "len(json.dumps({'notes': notes, 'table': table, 'done': plan.done}))",
     "note('checked %d squares' % len(table))",
 ];
+/// What the template has done already: imports are shared by all.
+const WARM: &str = "import json, re, collections, dataclasses, datetime, random";
 /// Steps of an agent before it counts as one that has worked.
 const STEP_COUNT: usize = 20;
 /// Arena of a shard; only what is used becomes resident.
@@ -133,7 +135,7 @@ fn fill_child(context: &Context, shape: &ShardArgs) -> anyhow::Result<Filled> {
 pub fn run_worker(shape: &ShardArgs) -> anyhow::Result<()> {
     let folders = Folders::of_user().context("no guests were built")?;
     let mut world = World::new(folders, ARENA_BYTES, shape.live_max)?;
-    world.deploy("python", Language::Python, None, None)?;
+    world.deploy("python", Language::Python, None, Some(WARM))?;
     let (_, empty_bytes) = resident_bytes()?;
     let began = Instant::now();
     for agent in 0..shape.agents {

@@ -285,7 +285,8 @@ impl SandboxTemplate {
             turn.resize(HOST_BYTES as u64 + memory_bytes)?;
         }
         let started = Instant::now();
-        let mut kept = Kept { turn, fault: None };
+        let flat = !Arc::ptr_eq(agent.instance.slot().base(), &self.parts.base);
+        let mut kept = Kept { turn, template: flat.then_some(self), fault: None };
         let captured = agent.instance.slot_mut().capture(&mut kept);
         let fault = kept.fault;
         let captured = captured.map_err(|e| Fault::refused(e.to_string()))?;
@@ -326,13 +327,16 @@ impl SandboxTemplate {
 /// The image as the slot's capture sees it.
 struct Kept<'a, 't> {
     turn: &'a mut Turn<'t>,
+    /// Whose pages absent ones are, when the slot overlays another base than the template's.
+    template: Option<&'a SandboxTemplate>,
     /// The first page that found no room.
     fault: Option<Fault>,
 }
 
 impl Delta for Kept<'_, '_> {
     fn held(&self, page_idx: u32) -> Option<&[u8; PAGE]> {
-        self.turn.page(page_idx + HOST_PAGES as u32)
+        let page = page_idx + HOST_PAGES as u32;
+        self.turn.page(page).or_else(|| Some(self.template?.template_page(page)))
     }
 
     fn keep(&mut self, page_idx: u32, bytes: &[u8; PAGE]) {

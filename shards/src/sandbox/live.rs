@@ -9,12 +9,13 @@
 
 use super::host::{Host, HostEffect, HostReply};
 use super::instance::{GuestCall, Instance, SandboxPlan, Sandboxes};
-use super::slot::PoolPlan;
+use super::slot::{BaseImage, PoolPlan};
 use heronry_engine::{AgentId, Fault, Image, PageStore};
 use lru::LruCache;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bounds of a shard's sandboxes.
@@ -72,8 +73,20 @@ pub struct Live {
     pub(super) world: World,
     agents: RefCell<LruCache<AgentId, LiveAgent>>,
     live_max: usize,
+    /// Popular images made into bases of their own, the one used last at the end.
+    pub(super) flats: RefCell<Vec<Flat>>,
     counts: Cell<LiveCounts>,
     pub(super) last: Cell<LastTurn>,
+}
+
+/// An image that many agents start from, as a base: they map it instead of copying its pages.
+pub(super) struct Flat {
+    /// What the base holds, over the template's.
+    pub(super) image: Image,
+    /// The image's memory, whole.
+    pub(super) base: Arc<BaseImage>,
+    /// The base of the template that it belongs to.
+    pub(super) template: Arc<BaseImage>,
 }
 
 /// An agent's instance, and its turn if one is under way.
@@ -128,6 +141,7 @@ impl Live {
             world,
             agents: RefCell::new(LruCache::unbounded()),
             live_max: live_max.max(1),
+            flats: RefCell::default(),
             counts: Cell::default(),
             last: Cell::default(),
         }))

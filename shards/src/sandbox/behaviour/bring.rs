@@ -2,6 +2,8 @@
 //!
 //! Owns: reviving, following a rollback in place, settling what a restored image awaited.  Not: the
 //! turn (`behaviour.rs`).
+//! The slot of a branch may overlay a base of its own kind: the image of a popular version, made
+//! whole ([`Flat`]); an absent page of an image is the template's all the same.
 //! G1  afterwards memory, globals and host state are the image's, and the instance holds it.
 //! G2  a restore is settled once, in the first turn after it, before anything else.
 
@@ -9,16 +11,21 @@ use super::super::host::{
     HOST_BYTES, HOST_PAGES, Host, HostEffect, HostState, Identity, Why, reconcile,
 };
 use super::super::instance::{Entry, GuestCall, Instance};
-use super::super::live::{LastTurn, LiveAgent};
-use super::super::slot::Lengths;
+use super::super::live::{Flat, LastTurn, LiveAgent};
+use super::super::slot::{BaseImage, Lengths, PAGE};
 use super::{SandboxTemplate, no_instance, result_call};
 use heronry_engine::behaviour::Restored;
-use heronry_engine::{Fault, Image, Turn};
+use heronry_engine::{Behaviour, Fault, Image, Turn};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of a page of Wasm.
 const WASM_PAGE: u64 = 65_536;
+/// An image that differs from its base in no more pages is not worth a base of its own.
+const FLAT_PAGES_MIN: usize = 128;
+/// Images of a shard that are bases of their own.
+const FLAT_COUNT_MAX: usize = 8;
+const ZEROS: [u8; PAGE] = [0; PAGE];
 
 impl SandboxTemplate {
     /// The agent's instance at its image, with what a restore has left to tell.
@@ -53,17 +60,76 @@ impl SandboxTemplate {
         let (tree, config) = (Arc::clone(&self.parts.tree), Arc::clone(&self.parts.config));
         let mut host = Host::new(state, tree, config).map_err(|e| Fault::refused(e.to_string()))?;
         host.mark();
-        let (sandboxes, base) = (&self.live.sandboxes, &self.parts.base);
-        let instance = Instance::new(sandboxes, &self.parts.module, base, lengths, host);
+        let (base, pages) = self.nearest_base(turn, lengths.memory_bytes)?;
+        let sandboxes = &self.live.sandboxes;
+        let instance = Instance::new(sandboxes, &self.parts.module, &base, lengths, host);
         let mut instance = instance.map_err(no_instance)?;
         instance.set_globals(&globals).map_err(no_instance)?;
-        let mut pages = Vec::new();
-        turn.changed_pages(&Image::EMPTY, &mut pages);
-        for page in pages.into_iter().filter(|page| *page >= HOST_PAGES as u32) {
-            let bytes = turn.page(page).expect("B1: the image was walked just now");
+        for page in pages {
+            let bytes = self.page(turn, page);
             instance.slot_mut().write_page(page - HOST_PAGES as u32, bytes);
         }
         Ok(LiveAgent::new(instance, turn.share_image()))
+    }
+
+    /// The base that differs from the image in the fewest pages, and those pages. A branch whose
+    /// image is far from all of them makes its image one, for its siblings.
+    fn nearest_base(
+        &self,
+        turn: &mut Turn<'_>,
+        memory_bytes: usize,
+    ) -> Result<(Arc<BaseImage>, Vec<u32>), Fault> {
+        let differing = |turn: &Turn<'_>, from: &Image| {
+            let mut pages = Vec::new();
+            turn.changed_pages(from, &mut pages);
+            pages.retain(|page| *page >= HOST_PAGES as u32);
+            pages
+        };
+        let mut nearest = (Arc::clone(&self.parts.base), differing(turn, &Image::EMPTY));
+        if nearest.1.len() <= FLAT_PAGES_MIN {
+            return Ok(nearest);
+        }
+        let mut flats = self.live.flats.borrow_mut();
+        let mut chosen = None;
+        for (idx, flat) in flats.iter().enumerate() {
+            let same = Arc::ptr_eq(&flat.template, &self.parts.base);
+            if same && flat.base.len_bytes() <= memory_bytes {
+                let pages = differing(turn, &flat.image);
+                if pages.len() < nearest.1.len() {
+                    nearest = (Arc::clone(&flat.base), pages);
+                    chosen = Some(idx);
+                }
+            }
+        }
+        if let Some(idx) = chosen {
+            flats[idx..].rotate_left(1);
+        }
+        let branch = matches!(turn.restored(), Some(Restored::Forked { .. }));
+        if !branch || nearest.1.len() <= FLAT_PAGES_MIN {
+            return Ok(nearest);
+        }
+        let mut memory = Vec::with_capacity(memory_bytes);
+        for page in 0..(memory_bytes / PAGE) as u32 {
+            memory.extend_from_slice(self.page(turn, page + HOST_PAGES as u32));
+        }
+        let base = BaseImage::from_bytes(&memory).map_err(|e| Fault::refused(e.to_string()))?;
+        let base = Arc::new(base);
+        if flats.len() >= FLAT_COUNT_MAX {
+            turn.release(flats.remove(0).image);
+        }
+        let (image, template) = (turn.share_image(), Arc::clone(&self.parts.base));
+        flats.push(Flat { image, base: Arc::clone(&base), template });
+        Ok((base, Vec::new()))
+    }
+
+    /// A page of the agent's memory: the image's, or else the template's, or zeros.
+    fn page<'a>(&'a self, turn: &'a Turn<'_>, page: u32) -> &'a [u8; PAGE] {
+        turn.page(page).unwrap_or_else(|| self.template_page(page))
+    }
+
+    /// A page of the template's memory; zeros past its end.
+    pub(super) fn template_page(&self, page: u32) -> &[u8; PAGE] {
+        self.base_page(page).unwrap_or(&ZEROS)
     }
 
     /// Brings an instance from the image that it holds to the agent's, in place.
@@ -81,9 +147,10 @@ impl SandboxTemplate {
         for page in pages.into_iter().filter(|page| *page >= HOST_PAGES as u32) {
             let idx = page - HOST_PAGES as u32;
             let slot = agent.instance.slot_mut();
-            match turn.page(page) {
-                Some(bytes) => slot.write_page(idx, bytes),
-                None => slot.reset_page(idx).map_err(|e| Fault::refused(e.to_string()))?,
+            if turn.page(page).is_none() && Arc::ptr_eq(slot.base(), &self.parts.base) {
+                slot.reset_page(idx).map_err(|e| Fault::refused(e.to_string()))?;
+            } else {
+                slot.write_page(idx, self.page(turn, page));
             }
         }
         agent.instance.set_globals(&state.globals).map_err(no_instance)?;
