@@ -1,6 +1,6 @@
 //! `heronry template ...`: the templates that agents start from.
 //!
-//! Owns: the commands, and which language a file is of.  Not: making templates, which the node does.
+//! Owns: the commands, which language a file is of.  Not: making templates, which the node does.
 //! M1  a file whose language its name does not tell is refused before anything is sent.
 
 use crate::cli::{Global, TemplateCommand};
