@@ -13,6 +13,7 @@ pub use agent::{ForkOptions, ListPage, SendOptions};
 pub use pipeline::Pipeline;
 pub use template::Deployment;
 
+use crate::reply::whole_text;
 use crate::resp::encode::encode_request;
 use crate::resp::{ProtocolError, ReplyDecoder, ReplyLimits, Value};
 use std::io::{self, Read, Write};
@@ -155,7 +156,10 @@ impl Client {
     /// Sends one command and waits for its good reply. Error: [`ClientError::Refused`] too.
     pub fn ask(&mut self, args: &[&[u8]]) -> Result<Value, ClientError> {
         match self.call(args)? {
-            Value::Error { code, text } => Err(ClientError::Refused { code, text }),
+            Value::Error { code, text } => {
+                let text = whole_text(&code, text);
+                Err(ClientError::Refused { code, text })
+            }
             reply => Ok(reply),
         }
     }

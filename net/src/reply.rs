@@ -3,6 +3,8 @@
 //! Owns: the shape of each reply in both protocols; docs/commands.md describes it.
 //! Not: in which order replies leave (`session/order.rs`).
 //! Y1  a refusal is `-CODE text` with the code of [`Refusal::code`].
+//! Y2  an error is one line, so the words of an agent's code stand in it with their line ends as
+//!     `\n` and each backslash as `\\`; [`whole_text`] gives them back.
 
 use crate::command::BadCommand;
 use crate::command::parse::client_cursor;
@@ -33,9 +35,37 @@ pub fn encode_answer(
     }
 }
 
-/// Writes a refusal (Y1).
+/// Codes of errors that hold words of an agent's code, a traceback perhaps (Y2).
+const QUOTING: [&str; 3] = ["BADTEMPLATE", "FAULT", "RAISED"];
+
+/// Writes a refusal (Y1, Y2).
 pub fn encode_refusal(encoder: &mut Encoder<'_>, refusal: &Refusal) {
-    encoder.error(refusal.code(), &refusal.to_string());
+    let text = refusal.to_string();
+    match QUOTING.contains(&refusal.code()) {
+        true => {
+            let text = text.trim_end().replace('\\', "\\\\").replace('\n', "\\n");
+            encoder.error(refusal.code(), &text);
+        }
+        false => encoder.error(refusal.code(), &text),
+    }
+}
+
+/// The text of an error as it was before it became one line (Y2).
+pub fn whole_text(code: &str, text: String) -> String {
+    if !QUOTING.contains(&code) {
+        return text;
+    }
+    let (mut whole, mut letters) = (String::with_capacity(text.len()), text.chars());
+    while let Some(letter) = letters.next() {
+        whole.push(match letter {
+            '\\' => match letters.next() {
+                Some('n') => '\n',
+                other => other.unwrap_or('\\'),
+            },
+            other => other,
+        });
+    }
+    whole
 }
 
 /// Writes why a command cannot be executed.

@@ -659,3 +659,23 @@ fn exec_and_keep_timers_reach_the_agent() {
         peer.output();
     }
 }
+
+#[test]
+fn y2_a_traceback_is_one_line_and_can_be_read_back() {
+    let reason = "Traceback:\n  print(\"a\\n\")\nValueError: \u{e9}\\".to_owned();
+    let refusals = [
+        Refusal::Raised { key: "a/b".into(), reason: reason.clone() },
+        Refusal::BadTemplate { name: "a".into(), reason: reason.clone() },
+        Refusal::Fault { key: "a/b".into(), version: VersionId(1), reason },
+    ];
+    for refusal in refusals {
+        let mut peer = peer();
+        peer.receive(&request(&[b"AGENT.EXEC", b"a/b", b"x"]));
+        let ask = peer.asks.pop().expect("an ask");
+        peer.answer(ask.seq, Err(refusal.clone()));
+        let mut said = values(&peer.output());
+        let Some(Value::Error { code, text }) = said.pop() else { panic!("an error") };
+        assert!(!text.contains('\n') && text.contains(r"Traceback:\n  print("), "{text}");
+        assert_eq!(heronry_net::reply::whole_text(&code, text), refusal.to_string());
+    }
+}

@@ -42,7 +42,8 @@ const ERRORS: &str = "
 ## Errors
 
 An error is `-CODE text`. Clients match on the code, which never changes; the text is for people.
-Unless it says otherwise, nothing was done.
+Unless it says otherwise, nothing was done. An error is one line: in the text of BADTEMPLATE, FAULT
+and RAISED, which may quote a traceback, `\\n` stands for a line end and `\\\\` for a backslash.
 
 | code | meaning |
 |---|---|

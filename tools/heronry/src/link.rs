@@ -8,6 +8,7 @@ use crate::address::Address;
 use crate::cli::Global;
 use anyhow::{Context, Result};
 use heronry_net::client::{Client, ClientError};
+use heronry_net::reply::whole_text;
 use heronry_net::resp::Value;
 use std::time::Duration;
 
@@ -109,7 +110,10 @@ impl Link {
                 let text = format!("{text}; give --password or set HERONRY_PASSWORD");
                 Err(Refused { code, text }.into())
             }
-            Value::Error { code, text } => Err(Refused { code, text }.into()),
+            Value::Error { code, text } => {
+                let text = whole_text(&code, text);
+                Err(Refused { code, text }.into())
+            }
             reply => Ok(reply),
         }
     }
