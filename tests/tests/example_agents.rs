@@ -143,16 +143,14 @@ fn replay(client: &mut Client, n: usize, conversation: &[Value]) {
     let begin = json!({"system": system, "model": model, "tools": tools});
     // The agent knows its first message by how it starts.
     say(client, &key, &format!("{{\"begin\": {begin}}}"));
-    let mut users =
-        conversation.iter().enumerate().filter(|(_, message)| message["role"] == "user");
-    let mut count = 0;
-    while let Some((place, message)) = users.next() {
+    let users = conversation.iter().enumerate().filter(|(_, message)| message["role"] == "user");
+    for (count, (place, message)) in users.enumerate() {
         let text = message["content"].as_str().expect("text");
         match count % 3 {
             // Another reality, in which the customer says something else, and which never was.
             0 => {
                 client.checkpoint(&key, Some("before")).expect("a version");
-                say(client, &key, text);
+                say(client, &key, &format!("{text} Or perhaps not."));
                 client.rollback(&key, Some("@before")).expect("rolled back");
                 say(client, &key, text);
             }
@@ -166,7 +164,6 @@ fn replay(client: &mut Client, n: usize, conversation: &[Value]) {
             }
             _ => drop(say(client, &key, text)),
         }
-        count += 1;
     }
     assert_eq!(transcript(client, &key), conversation, "conversation {n}");
     for key in [&key, &model, &tools] {
