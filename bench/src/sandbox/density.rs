@@ -1,8 +1,8 @@
 //! `density`: how many Python agents one shard holds, live and evicted, and in how much memory.
 //!
 //! Owns: the three shapes and the work that their agents do.  Not: the partition (`world.rs`).
-//! Y1  resident is what the kernel says of this process, which is one shard; unique is its anonymous
-//!     memory (arena and private pages of live agents), shared its mapped files and bases.
+//! Y1  resident is the process's proportional set (PSS): a base that thousands of slots map counts
+//!     once. Unique is its anonymous memory (arena, private pages of live agents), shared the rest.
 
 use super::world::{Folders, World};
 use crate::context::{self, Context};
@@ -167,12 +167,12 @@ pub fn run_worker(shape: &ShardArgs) -> anyhow::Result<()> {
 
 /// This process's memory in bytes: all that is resident, and the anonymous part of it.
 fn resident_bytes() -> anyhow::Result<(u64, u64)> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup")?;
     let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
         kib.map(|kib: u64| kib * 1024)
-            .ok_or_else(|| anyhow::anyhow!("/proc/self/status has no {name}"))
+            .ok_or_else(|| anyhow::anyhow!("/proc/self/smaps_rollup has no {name}"))
     };
-    Ok((field("VmRSS:")?, field("RssAnon:")?))
+    Ok((field("Pss:")?, field("Pss_Anon:")?))
 }
