@@ -11,7 +11,7 @@
 //!
 //! Pages once written stay writable and are compared at each capture, because a write fault costs
 //! ten times a comparison; one that stays the same for [`IDLE_CAPTURES_MAX`] captures in a row is
-//! protected again, or given back if it equals the base.
+//! protected again, or given back if it equals the base (S4).
 #![allow(unsafe_code)]
 
 mod base;
@@ -20,6 +20,7 @@ mod pool;
 
 pub use base::BaseImage;
 pub(crate) use pool::Extent;
+use pool::WARM_PAGES_MAX;
 pub use pool::{MAPPINGS_PER_SLOT, PoolPlan, SlotPool, Tracking};
 
 use std::io;
@@ -32,8 +33,13 @@ pub const PAGE: usize = 4096;
 pub const MEMORY_BYTES_MAX: usize = 4 << 30;
 /// Closed addresses behind it, so that compiled code needs no bounds checks.
 pub const GUARD_BYTES: usize = 32 << 20;
-/// A written page that stays the same for so many captures is cold.
-pub const IDLE_CAPTURES_MAX: u8 = 16;
+/// A written page that stays the same for so many captures is cold: to protect it and to fault on
+/// its next write costs about as much as so many comparisons.
+pub const IDLE_CAPTURES_MAX: u8 = 64;
+/// The same while there are more than [`HOT_PAGES_MAX`] of them: a burst must not cost for long.
+const IDLE_CAPTURES_BURST: u8 = 4;
+/// Writable pages that a slot has without hurry to protect some.
+const HOT_PAGES_MAX: usize = 256;
 /// Runs of cold pages protected in one capture; more wait for the next one.
 const COOL_RUNS_MAX: usize = 64;
 
@@ -151,12 +157,12 @@ impl Slot {
         if len_bytes > max || !len_bytes.is_multiple_of(PAGE) {
             return Err(SlotError::Length { len_bytes, max });
         }
-        let extent = Arc::new(pool.lend(base, max)?);
+        let (extent, written) = pool.lend(base, max)?;
         let slot = Slot {
-            extent: Some(extent),
+            extent: Some(Arc::new(extent)),
             base: Arc::clone(base),
             pool: Rc::clone(pool),
-            written: Vec::new(),
+            written,
         };
         slot.extent().grow_to(len_bytes)?;
         Ok(slot)
@@ -230,6 +236,8 @@ impl Slot {
         scratch.cold.clear();
         let mut old = self.written.iter().peekable();
         let protects = self.extent().tracker.is_some();
+        let burst = scratch.pages.len() > HOT_PAGES_MAX;
+        let idle_max = if burst { IDLE_CAPTURES_BURST } else { IDLE_CAPTURES_MAX };
         for page_idx in scratch.pages.iter().copied() {
             while old.next_if(|page| page.page_idx < page_idx).is_some() {}
             let idle = old.next_if(|page| page.page_idx == page_idx).map_or(0, |page| page.idle);
@@ -240,7 +248,7 @@ impl Slot {
                 captured.changed_count += 1;
                 image.keep(page_idx, bytes);
             }
-            if idle >= IDLE_CAPTURES_MAX && protects {
+            if idle >= idle_max && protects {
                 scratch.cold.push(page_idx);
             }
             if protects {
@@ -328,11 +336,43 @@ impl Slot {
             }
         })?;
         if cooled_count > 0 {
-            let cold =
-                |page: &Written| page.idle >= IDLE_CAPTURES_MAX && page.page_idx < cooled_end;
-            scratch.next.retain(|page| !cold(page));
+            let cold = scratch.cold.iter().copied();
+            let mut cold = cold.take_while(|page_idx| *page_idx < cooled_end).peekable();
+            scratch.next.retain(|page| cold.next_if_eq(&page.page_idx).is_none());
         }
         Ok(cooled_count)
+    }
+
+    /// Makes the memory read as its base again, with as many private pages as may be kept; they
+    /// are the result. `None`: too many of them, or the kernel refused.
+    fn wash(&mut self) -> Option<Vec<Written>> {
+        let extent = Arc::clone(self.extent());
+        let tracker = extent.tracker.as_ref()?;
+        let mut written = std::mem::take(&mut self.written);
+        written.clear();
+        let (mut protected, mut too_many) = (Vec::new(), false);
+        let base_bytes = self.base.len_bytes();
+        let scanned = extent.space.private(tracker, base_bytes, &mut |pages, is_written| {
+            if !is_written {
+                protected.push(pages);
+            } else if written.len() + pages.len() <= WARM_PAGES_MAX {
+                written.extend(pages.map(|page_idx| Written { page_idx, idle: 0 }));
+            } else {
+                too_many = true;
+            }
+        });
+        if scanned.is_err() || too_many {
+            return None;
+        }
+        for pages in protected {
+            let bytes = pages.start as usize * PAGE..pages.end as usize * PAGE;
+            extent.space.discard(bytes).ok()?;
+        }
+        let base = Arc::clone(&self.base);
+        for page in &written {
+            self.write_page(page.page_idx, base.page(page.page_idx));
+        }
+        Some(written)
     }
 
     fn check(&self, page_idx: u32) {
@@ -343,8 +383,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let kept = self.wash();
         if let Some(extent) = self.extent.take() {
-            self.pool.take_back(extent, &self.base);
+            self.pool.take_back(extent, &self.base, kept);
         }
     }
 }

@@ -183,3 +183,36 @@ pub(super) fn thread_cpu_ns() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t2_ticks_come_while_a_call_runs_and_stop_after_it() {
+        let engine = Engine::default();
+        let ticker = Ticker::new(&engine).unwrap();
+        assert!(!ticker.is_armed());
+        for _ in 0..3 {
+            let running = ticker.run();
+            assert!(ticker.is_armed());
+            drop(running);
+            while ticker.is_armed() {
+                std::hint::spin_loop();
+            }
+        }
+        let running = ticker.run();
+        drop(running);
+        drop(ticker);
+    }
+
+    #[test]
+    fn t3_an_ended_ticker_frees_its_engine() {
+        let engine = Engine::default();
+        let weak = engine.weak();
+        let ticker = Ticker::new(&engine).unwrap();
+        drop(ticker.run());
+        drop((ticker, engine));
+        assert!(weak.upgrade().is_none());
+    }
+}

@@ -1,6 +1,7 @@
 //! Traps: how a call into a guest ends when it does not return.
 //!
 //! Owns: the mapping from the runtime's errors.  Not: what becomes of the agent.
+//! H1  a cause that the host raised itself is found by its type, never by its text.
 
 use wasmtime::Trap as Code;
 

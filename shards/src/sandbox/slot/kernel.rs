@@ -151,7 +151,17 @@ impl Tracker {
         succeed(unsafe { libc::ioctl(self.uffd.as_raw_fd(), UFFDIO_WRITEPROTECT, &mut protect) })
     }
 
-    fn scan(&self, bytes: Range<usize>, found: &mut dyn FnMut(Range<usize>)) -> io::Result<()> {
+    /// Runs of private pages of `bytes`, and whether each was written since it was protected; with
+    /// `written_only` no others.
+    fn scan(
+        &self,
+        bytes: Range<usize>,
+        written_only: bool,
+        found: &mut dyn FnMut(Range<usize>, bool),
+    ) -> io::Result<()> {
+        // A page of our own: not the file's, not the zero page, not absent.
+        let absent = PAGE_IS_FILE | PAGE_IS_PFNZERO;
+        let wanted = if written_only { PAGE_IS_WRITTEN } else { 0 };
         let mut regions = [PageRegion::default(); REGIONS_MAX];
         let mut start = bytes.start as u64;
         while start < bytes.end as u64 {
@@ -161,9 +171,8 @@ impl Tracker {
                 end: bytes.end as u64,
                 vec: regions.as_mut_ptr() as u64,
                 vec_len: regions.len() as u64,
-                // Written, and a page of our own: not the file's, not the zero page, not absent.
-                category_inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
-                category_mask: PAGE_IS_WRITTEN | PAGE_IS_FILE | PAGE_IS_PFNZERO,
+                category_inverted: absent,
+                category_mask: wanted | absent,
                 category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
                 return_mask: PAGE_IS_WRITTEN,
                 ..PmScanArg::default()
@@ -173,7 +182,8 @@ impl Tracker {
             let count = unsafe { libc::ioctl(self.pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) };
             let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
             for region in regions.iter().take(count) {
-                found(region.start as usize..region.end as usize);
+                let written = region.categories & PAGE_IS_WRITTEN != 0;
+                found(region.start as usize..region.end as usize, written);
             }
             assert!(arg.walk_end > start, "K2: a scan that does not advance");
             start = arg.walk_end;
@@ -266,9 +276,20 @@ impl Reservation {
         len_bytes: usize,
         pages: &mut Vec<u32>,
     ) -> io::Result<()> {
-        let page_of = |address: usize| ((address - self.start) / PAGE) as u32;
-        tracker.scan(self.bytes(0..len_bytes), &mut |region| {
-            pages.extend(page_of(region.start)..page_of(region.end));
+        tracker.scan(self.bytes(0..len_bytes), true, &mut |bytes, _| {
+            pages.extend(self.pages(bytes));
+        })
+    }
+
+    /// Every private page of the first `len_bytes`, in order: runs, and whether they were written.
+    pub(super) fn private(
+        &self,
+        tracker: &Tracker,
+        len_bytes: usize,
+        found: &mut dyn FnMut(Range<u32>, bool),
+    ) -> io::Result<()> {
+        tracker.scan(self.bytes(0..len_bytes), false, &mut |bytes, written| {
+            found(self.pages(bytes), written);
         })
     }
 
@@ -304,6 +325,12 @@ impl Reservation {
         let whole = range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
         assert!(inside && whole, "K1: {range:?} of {} bytes", self.len_bytes);
         self.start + range.start..self.start + range.end
+    }
+
+    /// Pages of a range of addresses.
+    fn pages(&self, bytes: Range<usize>) -> Range<u32> {
+        let page_of = |address: usize| ((address - self.start) / PAGE) as u32;
+        page_of(bytes.start)..page_of(bytes.end)
     }
 
     fn at(&self, bytes: &Range<usize>) -> *mut libc::c_void {

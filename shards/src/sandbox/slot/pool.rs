@@ -3,17 +3,22 @@
 //! Owns: how many slots there may be, which reservation is idle, how written pages are found.
 //! Not: what is in a slot, nor which agent loses its slot when there are no more.
 //! R1  reservations in use and idle together are at most `slots_max`.
-//! R2  an idle reservation has no private page: its next slot sees nothing of its last one.
+//! R2  an idle reservation reads as its base: its next slot sees nothing of its last one.
 //! R3  a reservation is lent again only when nothing can reach its memory any more.
+//! R4  an idle reservation does not keep a base alive for long that no template and no slot has.
+//!
+//! A few idle reservations stay *warm*: they keep the private pages that their guest wrote, with
+//! the base's bytes in them. Agents of one template write much the same pages, and filling a page
+//! that is there costs a thirtieth of a first write to one that is not.
 
 use super::base::BaseImage;
 use super::kernel::{self, Reservation, Tracker};
-use super::{GUARD_BYTES, MEMORY_BYTES_MAX, SlotError, kernel_refused};
+use super::{GUARD_BYTES, MEMORY_BYTES_MAX, SlotError, Written, kernel_refused};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// Addresses of one slot.
 const RESERVED_BYTES: usize = MEMORY_BYTES_MAX + GUARD_BYTES;
@@ -27,6 +32,12 @@ const ADDRESS_BYTES: usize = 120 << 40;
 const MAP_COUNT_DEFAULT: u32 = 65_530;
 /// Idle reservations looked at for one that maps the wanted base already.
 const IDLE_LOOKS_MAX: usize = 8;
+/// Idle reservations that stay warm; the oldest one cools first.
+const WARM_SLOTS_MAX: usize = 16;
+/// Idle reservations looked at each time one comes back.
+const SWEEP_MAX: usize = 2;
+/// Pages of a warm reservation; with more it is cleared.
+pub(super) const WARM_PAGES_MAX: usize = 256;
 
 /// How a slot finds the pages that its guest has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +67,9 @@ pub struct SlotPool {
     slots_max: u32,
     live_count: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
+    warm: RefCell<Vec<Idle>>,
+    /// Which idle reservation is looked at next.
+    swept: Cell<usize>,
     pub(super) scratch: RefCell<super::Scratch>,
 }
 
@@ -63,7 +77,36 @@ pub struct SlotPool {
 #[derive(Debug)]
 struct Idle {
     space: Reservation,
-    base: Option<Arc<BaseImage>>,
+    /// What it maps, as long as somebody else has a use for it (R4).
+    base: Weak<BaseImage>,
+    /// Bytes of it that are mapped; 0: nothing is.
+    base_bytes: usize,
+    /// Private pages, all writable; of warm reservations only.
+    written: Vec<Written>,
+}
+
+impl Idle {
+    fn new(space: Reservation) -> Idle {
+        Idle { space, base: Weak::new(), base_bytes: 0, written: Vec::new() }
+    }
+
+    fn maps(&self, base: &Arc<BaseImage>) -> bool {
+        std::ptr::eq(self.base.as_ptr(), Arc::as_ptr(base)) && self.base_bytes > 0
+    }
+
+    /// Maps a base that nobody else uses any more.
+    fn is_stale(&self) -> bool {
+        self.base_bytes > 0 && self.base.strong_count() == 0
+    }
+
+    /// Maps nothing any more. Errors: the kernel refused; it still maps its base then.
+    fn unmap(&mut self) -> io::Result<()> {
+        if self.base_bytes > 0 {
+            self.space.close(0..self.base_bytes)?;
+        }
+        (self.base, self.base_bytes, self.written) = (Weak::new(), 0, Vec::new());
+        Ok(())
+    }
 }
 
 impl SlotPool {
@@ -84,6 +127,8 @@ impl SlotPool {
             slots_max: plan.slots_max.unwrap_or_else(slots_that_fit),
             live_count: Cell::new(0),
             idle: RefCell::default(),
+            warm: RefCell::default(),
+            swept: Cell::new(0),
             scratch: RefCell::default(),
         }))
     }
@@ -110,27 +155,24 @@ impl SlotPool {
 
     /// Idle reservations.
     pub fn idle_count(&self) -> usize {
-        self.idle.borrow().len()
+        self.idle.borrow().len() + self.warm.borrow().len()
     }
 
     /// Gives the idle reservations back, and with them their hold on bases no longer used.
     pub fn trim(&self) {
         self.idle.borrow_mut().clear();
+        self.warm.borrow_mut().clear();
     }
 
-    /// A reservation that maps `base` and nothing else. `Full`: nothing changed.
+    /// A reservation that reads as `base`, and the private pages it has. `Full`: nothing changed.
     pub(super) fn lend(
         &self,
         base: &Arc<BaseImage>,
         memory_bytes_max: usize,
-    ) -> Result<Extent, SlotError> {
+    ) -> Result<(Extent, Vec<Written>), SlotError> {
         let mut idle = self.take_idle(base)?;
-        let maps = |idle: &Idle| idle.base.as_ref().is_some_and(|held| Arc::ptr_eq(held, base));
-        if !maps(&idle) {
-            if let Some(old) = idle.base.take() {
-                let closed = idle.space.close(0..old.len_bytes());
-                closed.map_err(|error| kernel_refused("mmap", error))?;
-            }
+        if !idle.maps(base) {
+            idle.unmap().map_err(|error| kernel_refused("mmap", error))?;
             let mapped = idle.space.overlay(base.fd(), base.len_bytes());
             mapped.map_err(|error| kernel_refused("mmap of a base", error))?;
             if let Some(tracker) = &self.tracker {
@@ -139,18 +181,25 @@ impl SlotPool {
             }
         }
         self.live_count.set(self.live_count.get() + 1);
-        Ok(Extent {
+        let extent = Extent {
             space: idle.space,
             tracker: self.tracker.clone(),
             len_bytes: AtomicUsize::new(base.len_bytes()),
             max_bytes: memory_bytes_max,
             growth_refused: AtomicBool::new(false),
-        })
+        };
+        Ok((extent, idle.written))
     }
 
-    /// Takes a slot's reservation back (R2). One that something still reaches is not lent again
-    /// (R3); neither is one that the kernel does not clean.
-    pub(super) fn take_back(&self, extent: Arc<Extent>, base: &Arc<BaseImage>) {
+    /// Takes a slot's reservation back (R2): with the pages that it keeps, if they are the only
+    /// private ones and equal the base's, else it is cleared. One that something still reaches is
+    /// not lent again (R3); neither is one that the kernel does not clear.
+    pub(super) fn take_back(
+        &self,
+        extent: Arc<Extent>,
+        base: &Arc<BaseImage>,
+        kept: Option<Vec<Written>>,
+    ) {
         self.live_count.set(self.live_count.get() - 1);
         let Some(extent) = Arc::into_inner(extent) else {
             debug_assert!(false, "R3: a slot ended before the instance in it");
@@ -158,21 +207,59 @@ impl SlotPool {
         };
         let len_bytes = extent.len_bytes();
         let space = extent.space;
-        let cleaned = space.discard(0..base.len_bytes()).and_then(|()| {
-            if len_bytes == base.len_bytes() {
-                return Ok(());
+        let grown = base.len_bytes()..len_bytes;
+        if !grown.is_empty() && space.close(grown).is_err() {
+            return;
+        }
+        let idle = Idle {
+            space,
+            base: Arc::downgrade(base),
+            base_bytes: base.len_bytes(),
+            written: kept.unwrap_or_default(),
+        };
+        if idle.written.is_empty() {
+            self.clear(idle);
+        } else {
+            let mut warm = self.warm.borrow_mut();
+            warm.push(idle);
+            if warm.len() > WARM_SLOTS_MAX {
+                self.clear(warm.remove(0));
             }
-            space.close(base.len_bytes()..len_bytes)
-        });
-        if cleaned.is_ok() {
-            self.idle.borrow_mut().push(Idle { space, base: Some(Arc::clone(base)) });
+        }
+        self.sweep();
+    }
+
+    /// Looks at some idle reservations and unmaps what nobody uses any more (R4).
+    fn sweep(&self) {
+        let mut warm = self.warm.borrow_mut();
+        for stale in warm.extract_if(.., |idle| idle.is_stale()) {
+            self.clear(stale);
+        }
+        let mut idle = self.idle.borrow_mut();
+        for _ in 0..SWEEP_MAX.min(idle.len()) {
+            let at = self.swept.get() % idle.len();
+            self.swept.set(at + 1);
+            // A refusal leaves it mapped: it is looked at again, and costs memory only.
+            if idle[at].is_stale() && idle[at].unmap().is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Gives an idle reservation's private pages back.
+    fn clear(&self, idle: Idle) {
+        if idle.space.discard(0..idle.base_bytes).is_ok() {
+            self.idle.borrow_mut().push(Idle { written: Vec::new(), ..idle });
         }
     }
 
     fn take_idle(&self, base: &Arc<BaseImage>) -> Result<Idle, SlotError> {
+        let mut warm = self.warm.borrow_mut();
+        if let Some(at) = warm.iter().rposition(|idle| idle.maps(base)) {
+            return Ok(warm.remove(at));
+        }
         let mut idle = self.idle.borrow_mut();
-        let maps = |idle: &Idle| idle.base.as_ref().is_some_and(|held| Arc::ptr_eq(held, base));
-        let found = idle.iter().rev().take(IDLE_LOOKS_MAX).position(maps);
+        let found = idle.iter().rev().take(IDLE_LOOKS_MAX).position(|idle| idle.maps(base));
         if let Some(from_end) = found {
             let at = idle.len() - 1 - from_end;
             return Ok(idle.swap_remove(at));
@@ -180,12 +267,13 @@ impl SlotPool {
         if let Some(other) = idle.pop() {
             return Ok(other);
         }
-        if self.live_count.get() >= self.slots_max {
-            return Err(SlotError::Full { slots_max: self.slots_max });
+        if self.live_count.get() as usize + warm.len() >= self.slots_max as usize {
+            let full = SlotError::Full { slots_max: self.slots_max };
+            return if warm.is_empty() { Err(full) } else { Ok(warm.remove(0)) };
         }
         let space = Reservation::new(RESERVED_BYTES)
             .map_err(|error| kernel_refused("mmap of a reservation", error))?;
-        Ok(Idle { space, base: None })
+        Ok(Idle::new(space))
     }
 }
 
