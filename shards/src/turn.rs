@@ -7,6 +7,8 @@
 //! T3  it sleeps only when nothing is left to do and no peer has sent anything.
 //! T4  replies and effects leave after the turn that made them is sealed.
 
+mod templates;
+
 use crate::connection::{Connections, Mark, Todo};
 use crate::control::{ControlBlock, ShardState};
 use crate::counters::Counter;
@@ -34,8 +36,6 @@ const SLEEP_MIN: Nanos = Nanos::from_us(20);
 const ACCEPT_PAUSE: Nanos = Nanos::from_ms(100);
 /// How long a stopping shard waits for its answers to leave and its clients to finish.
 const DRAIN_MAX: Nanos = Nanos::from_ms(1_000);
-/// How long a starting shard waits for the node's templates before it serves without them.
-const TEMPLATES_WAIT_MAX: Nanos = Nanos::from_ms(5_000);
 /// Counters are published at least once in this many passes, and before every sleep.
 const PUBLISH_PASSES: u32 = 64;
 
@@ -155,28 +155,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.stop().await;
     }
 
-    /// Loads the templates that the node has, so that the first client finds them.
-    async fn await_templates(&mut self) {
-        let deadline = self.driver.now().after(TEMPLATES_WAIT_MAX);
-        self.link.begin(&mut self.todo);
-        while self.link.expecting() {
-            let now = self.driver.now();
-            self.block().beat(now);
-            self.take_completions(now);
-            self.serve_link(now);
-            self.settle(now);
-            if now > deadline {
-                let (me, waited_ms) = (self.me.0, TEMPLATES_WAIT_MAX.0 / 1_000_000);
-                (self.plan.report)(format_args!(
-                    "shard {me} has not got the node's templates within {waited_ms} ms and serves \
-                     without those that are missing"
-                ));
-                break;
-            }
-            self.driver.park(now.after(Nanos::from_ms(10))).await;
-        }
-    }
-
     /// Ends the shard and keeps its agents: for tests.
     pub fn into_partition(self) -> Partition {
         self.partition
@@ -290,16 +268,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             Mark::LinkReceive => link.received(completion.done),
             Mark::LinkSend => link.sent(completion.done),
         })
-    }
-
-    /// Does what the control thread asks, and passes on what it answers.
-    fn serve_link(&mut self, now: Nanos) {
-        if !self.link.unserved() {
-            return;
-        }
-        for (origin, result) in self.link.serve(&mut self.partition, &mut self.facts) {
-            self.give(now, origin, result);
-        }
     }
 
     /// Brings requests to where they are handled, and answers to where they are awaited.

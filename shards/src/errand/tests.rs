@@ -1,6 +1,7 @@
 //! Frames held to J1, and a shard's end of the link held to J2 and J3.
 //!
 //! Owns: what the other side may do wrong.  Not: sockets; completions are made up.
+//! The engine is real; the workshop makes echoes.
 
 use super::*;
 use crate::connection::Todo;

@@ -38,8 +38,8 @@ const ACK: Arg = one_of(
 .after("ACK");
 const TIMEOUT: Arg = integer(
     "ms",
-    "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT; while the agent is \
-     suspended, not before it resumes.",
+    "1 to 86400000. A message not begun by then is dropped and answered TIMEOUT; while the agent \
+     is suspended, not before it resumes.",
 )
 .after("TIMEOUT");
 const VERSION: &str = "A number from 1, or `@label` (label of 1 to 63 bytes).";

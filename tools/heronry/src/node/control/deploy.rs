@@ -4,7 +4,7 @@
 //! Not: building (`build.rs`), files (`shelf.rs`), what shards do with them.
 //! D1  a template is known once every living shard uses it; when one cannot load it, none uses it
 //!     and its folder is gone.
-//! D2  what shards are told about templates is told to all in one order; a shard that starts is told
+//! D2  what shards are told about templates is told to all in one order; one that starts is told
 //!     what is known, and then takes part.
 //! D3  a stored template that cannot be read is reported and left out; the node serves without it.
 

@@ -1,6 +1,7 @@
 //! Templates brought to shards that are made up: threads that answer steps.
 //!
 //! Owns: D1 to D3.  Not: real builds and shards; a script writes the template's file.
+//! Everything else is real: files, locks, links.
 
 use super::super::build::tests::builder;
 use super::super::link::{Inbound, Peer};

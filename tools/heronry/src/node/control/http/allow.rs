@@ -12,7 +12,7 @@ use reqwest::Url;
 pub(super) struct Allow(Vec<Entry>);
 
 struct Entry {
-    /// Lower case, without brackets and without `*`; begins with a dot when any name below is meant.
+    /// Lower case, without brackets and `*`; begins with a dot when any name below is meant.
     host: String,
     port: Option<u16>,
 }

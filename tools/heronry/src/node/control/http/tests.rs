@@ -1,6 +1,7 @@
 //! Requests of agents against servers on loopback: what leaves, what comes back, what is refused.
 //!
 //! Owns: H1 to H3.  Not: the list's matching and the file of secrets, tested where they are.
+//! Every server answers what its test says and keeps what it was asked.
 
 use super::*;
 use serde_json::{Value, json};
