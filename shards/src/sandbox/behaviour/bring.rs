@@ -21,21 +21,26 @@ use std::time::Instant;
 
 /// Bytes of a page of Wasm.
 const WASM_PAGE: u64 = 65_536;
-/// An image that differs from its base in no more pages is not worth a base of its own.
-const FLAT_PAGES_MIN: usize = 128;
+/// An image that differs from its template in no more pages is brought from there at once.
+const NEAR_PAGES_MAX: usize = 256;
+/// A branch that differs from every base in no more pages is not worth a base of its own: to make
+/// one is to copy the whole memory, some milliseconds; a page costs a few microseconds.
+const FLAT_PAGES_MIN: usize = 1024;
 /// Images of a shard that are bases of their own.
 const FLAT_COUNT_MAX: usize = 8;
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
 impl SandboxTemplate {
-    /// The agent's instance at its image, with what a restore has left to tell.
-    pub(super) fn begin(&self, turn: &mut Turn<'_>) -> Result<LiveAgent, Fault> {
+    /// The agent's instance at its image, with what a restore has left to tell; `None` when all
+    /// instances that there may be are in the middle of turns.
+    pub(super) fn begin(&self, turn: &mut Turn<'_>) -> Result<Option<LiveAgent>, Fault> {
         let started = Instant::now();
-        let mut agent = match self.live.take(turn.id()) {
-            Some(agent) if turn.is_image(&agent.held) => agent,
+        let brought = match self.live.take(turn.id()) {
+            Some(agent) if turn.is_image(&agent.held) => Some(agent),
             Some(agent) => self.follow(turn, agent)?,
             None => self.revive(turn)?,
         };
+        let Some(mut agent) = brought else { return Ok(None) };
         let bring_ns = started.elapsed().as_nanos() as u64;
         self.live.last.set(LastTurn { bring_ns, ..LastTurn::default() });
         let world = &self.live.world;
@@ -43,13 +48,14 @@ impl SandboxTemplate {
         if turn.restored().is_some() || agent.instance.host().state.agent != turn.id().0 {
             self.restore(turn, &mut agent);
         }
-        Ok(agent)
+        Ok(Some(agent))
     }
 
-    /// A new instance, brought to the image page by page.
-    fn revive(&self, turn: &mut Turn<'_>) -> Result<LiveAgent, Fault> {
+    /// A new instance, brought to the image page by page; `None` when there is no room for it.
+    fn revive(&self, turn: &mut Turn<'_>) -> Result<Option<LiveAgent>, Fault> {
         let state = self.read_state(turn)?;
-        for image in self.live.make_room()? {
+        let Some(freed) = self.live.make_room() else { return Ok(None) };
+        for image in freed {
             turn.release(image);
         }
         let most =
@@ -69,7 +75,7 @@ impl SandboxTemplate {
             let bytes = self.page(turn, page);
             instance.slot_mut().write_page(page - HOST_PAGES as u32, bytes);
         }
-        Ok(LiveAgent::new(instance, turn.share_image()))
+        Ok(Some(LiveAgent::new(instance, turn.share_image())))
     }
 
     /// The base that differs from the image in the fewest pages, and those pages. A branch whose
@@ -86,7 +92,7 @@ impl SandboxTemplate {
             pages
         };
         let mut nearest = (Arc::clone(&self.parts.base), differing(turn, &Image::EMPTY));
-        if nearest.1.len() <= FLAT_PAGES_MIN {
+        if nearest.1.len() <= NEAR_PAGES_MAX {
             return Ok(nearest);
         }
         let mut flats = self.live.flats.borrow_mut();
@@ -133,7 +139,11 @@ impl SandboxTemplate {
     }
 
     /// Brings an instance from the image that it holds to the agent's, in place.
-    fn follow(&self, turn: &mut Turn<'_>, mut agent: LiveAgent) -> Result<LiveAgent, Fault> {
+    fn follow(
+        &self,
+        turn: &mut Turn<'_>,
+        mut agent: LiveAgent,
+    ) -> Result<Option<LiveAgent>, Fault> {
         let state = self.read_state(turn)?;
         let wanted = state.memory_bytes as usize;
         if wanted < agent.instance.slot().len_bytes() {
@@ -159,7 +169,7 @@ impl SandboxTemplate {
         host.mark();
         let held = turn.share_image();
         turn.release(std::mem::replace(&mut agent.held, held));
-        Ok(agent)
+        Ok(Some(agent))
     }
 
     /// The host state of the agent's image (B4).
