@@ -7,6 +7,8 @@
 //! B2  a turn that fails leaves no instance: the memory is in any state then.
 //! B3  what a turn asks for reaches the engine when the turn is over, all of it or nothing.
 //! B4  an image is run by the module build that it was made by, or refused.
+//! B5  a turn that finds no room for an instance waits for one; neither a message nor the result of
+//!     a call is lost for that.
 //!
 //! An agent's image is the host state (`host/codec.rs`) in its first [`HOST_PAGES`] pages, and its
 //! linear memory after them. A page that the image lacks is the template's.
@@ -17,7 +19,7 @@ use super::host::{
     HOST_BYTES, HOST_PAGES, Host, HostConfig, HostEffect, HostReply, HostState, Left, Status,
 };
 use super::instance::{CompiledModule, Entry, GuestCall, InstanceError, Progress, Trap};
-use super::live::{LastTurn, Live, LiveAgent};
+use super::live::{LastTurn, Live, LiveAgent, Start};
 use super::slot::{BaseImage, Delta, PAGE};
 use super::tree::Tree;
 use bring::decode_with;
@@ -95,14 +97,7 @@ impl Behaviour for SandboxTemplate {
     }
 
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
-        let mut agent = self.begin(turn)?;
-        match self.open_request(turn, &mut agent) {
-            Ok(request) => {
-                agent.todo.push_back(GuestCall::Message { request, payload: message.clone() });
-                self.go(turn, agent)
-            }
-            Err(fault) => Err(give_up(turn, agent, fault)),
-        }
+        self.enter(turn, Start::Message(message.clone()))
     }
 
     fn on_exec(&self, turn: &mut Turn<'_>, code: &Bytes) -> Result<(), Fault> {
@@ -111,14 +106,7 @@ impl Behaviour for SandboxTemplate {
             let reason = format!("template {name:?} has no interpreter to run code");
             return Err(Fault::refused(reason));
         }
-        let mut agent = self.begin(turn)?;
-        match self.open_request(turn, &mut agent) {
-            Ok(request) => {
-                agent.todo.push_back(GuestCall::Exec { request, payload: code.clone() });
-                self.go(turn, agent)
-            }
-            Err(fault) => Err(give_up(turn, agent, fault)),
-        }
+        self.enter(turn, Start::Exec(code.clone()))
     }
 
     fn on_reply(
@@ -127,29 +115,17 @@ impl Behaviour for SandboxTemplate {
         call: CallId,
         result: &Result<Option<Bytes>, Refusal>,
     ) -> Result<(), Fault> {
-        let mut agent = self.begin(turn)?;
-        let state = &mut agent.instance.host_mut().state;
-        // A call of a present that was given up resolved when the image was restored.
-        if let Some(id) = state.call_of(call.0)
-            && state.close_call(id)
-        {
-            let (status, payload) = match result {
-                Ok(payload) => (Status::Ok, payload.clone().unwrap_or_default()),
-                Err(refusal) => {
-                    (Status::Refused, format!("{} {refusal}", refusal.code()).into_bytes().into())
-                }
-            };
-            agent.todo.push_back(result_call(id, status, payload));
-        }
-        self.go(turn, agent)
+        self.enter(turn, Start::Reply { call, result: result.clone() })
     }
 
     fn on_restored(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        let agent = self.begin(turn)?;
-        self.go(turn, agent)
+        self.enter(turn, Start::Restored)
     }
 
     fn resume(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        if let Some(start) = self.live.waited(turn.id()) {
+            return self.enter(turn, start);
+        }
         let agent = self.live.take(turn.id()).expect("V3: an agent in a turn keeps its instance");
         self.go(turn, agent)
     }
@@ -182,6 +158,10 @@ impl Behaviour for SandboxTemplate {
         )
     }
 
+    fn copies(&self, agent: AgentId, image: &Image) -> u32 {
+        self.live.copies(agent, image)
+    }
+
     fn forget(&self, agent: AgentId, store: &mut PageStore) {
         self.live.forget(agent, store);
     }
@@ -189,6 +169,28 @@ impl Behaviour for SandboxTemplate {
 
 /// The turn.
 impl SandboxTemplate {
+    /// Begins a turn; it waits, paused, while all instances are in the middle of turns (B5).
+    fn enter(&self, turn: &mut Turn<'_>, start: Start) -> Result<(), Fault> {
+        let Some(mut agent) = self.begin(turn)? else {
+            self.live.wait(turn.id(), start);
+            turn.pause();
+            return Ok(());
+        };
+        match start {
+            Start::Message(payload) => match self.open_request(turn, &mut agent) {
+                Ok(request) => agent.todo.push_back(GuestCall::Message { request, payload }),
+                Err(fault) => return Err(give_up(turn, agent, fault)),
+            },
+            Start::Exec(payload) => match self.open_request(turn, &mut agent) {
+                Ok(request) => agent.todo.push_back(GuestCall::Exec { request, payload }),
+                Err(fault) => return Err(give_up(turn, agent, fault)),
+            },
+            Start::Reply { call, result } => resolve(&mut agent, call, result),
+            Start::Restored => {}
+        }
+        self.go(turn, agent)
+    }
+
     /// Runs the turn's calls until all have ended or a slice is over.
     fn go(&self, turn: &mut Turn<'_>, mut agent: LiveAgent) -> Result<(), Fault> {
         loop {
@@ -352,6 +354,20 @@ impl Delta for Kept<'_, '_> {
 fn give_up(turn: &mut Turn<'_>, agent: LiveAgent, fault: Fault) -> Fault {
     turn.release(agent.held);
     fault
+}
+
+/// Lets the guest be told what became of a call.
+fn resolve(agent: &mut LiveAgent, call: CallId, result: Result<Option<Bytes>, Refusal>) {
+    let state = &mut agent.instance.host_mut().state;
+    // A call of a present that was given up resolved when the image was restored.
+    let Some(id) = state.call_of(call.0).filter(|id| state.close_call(*id)) else { return };
+    let (status, payload) = match result {
+        Ok(payload) => (Status::Ok, payload.unwrap_or_default()),
+        Err(refusal) => {
+            (Status::Refused, format!("{} {refusal}", refusal.code()).into_bytes().into())
+        }
+    };
+    agent.todo.push_back(result_call(id, status, payload));
 }
 
 fn result_call(id: u64, status: Status, payload: Bytes) -> GuestCall {

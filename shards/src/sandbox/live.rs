@@ -5,15 +5,18 @@
 //! V1  there are at most `live_max` instances.
 //! V2  between turns the memory of an instance equals the image that it holds, so losing one loses
 //!     nothing.
-//! V3  an instance in the middle of a turn is not evicted.
+//! V3  an instance in the middle of a turn is not evicted; a turn that finds no room for its own
+//!     waits here until it is taken up again.
+//! V4  an image is kept as a base of its own no longer than instances of it live.
 
 use super::host::{Host, HostEffect, HostReply};
 use super::instance::{GuestCall, Instance, SandboxPlan, Sandboxes};
 use super::slot::{BaseImage, PoolPlan};
-use heronry_engine::{AgentId, Fault, Image, PageStore};
+use bytes::Bytes;
+use heronry_engine::{AgentId, CallId, Image, PageStore, Refusal};
 use lru::LruCache;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +69,18 @@ pub struct LastTurn {
     pub changed_count: u32,
 }
 
+/// What a turn begins with.
+pub(super) enum Start {
+    /// A message.
+    Message(Bytes),
+    /// Code for the interpreter.
+    Exec(Bytes),
+    /// What became of a call.
+    Reply { call: CallId, result: Result<Option<Bytes>, Refusal> },
+    /// The word that the image was restored.
+    Restored,
+}
+
 /// The live agents of one shard. Stays on its thread.
 pub struct Live {
     pub(super) sandboxes: Sandboxes,
@@ -73,6 +88,8 @@ pub struct Live {
     pub(super) world: World,
     agents: RefCell<LruCache<AgentId, LiveAgent>>,
     live_max: usize,
+    /// Turns that wait for room (V3).
+    waiting: RefCell<HashMap<AgentId, Start>>,
     /// Popular images made into bases of their own, the one used last at the end.
     pub(super) flats: RefCell<Vec<Flat>>,
     counts: Cell<LiveCounts>,
@@ -141,6 +158,7 @@ impl Live {
             world,
             agents: RefCell::new(LruCache::unbounded()),
             live_max: live_max.max(1),
+            waiting: RefCell::default(),
             flats: RefCell::default(),
             counts: Cell::default(),
             last: Cell::default(),
@@ -176,8 +194,9 @@ impl Live {
         self.agents.borrow_mut().put(agent, live);
     }
 
-    /// Makes room for one more instance (V1): the images of those that lose theirs.
-    pub(super) fn make_room(&self) -> Result<Vec<Image>, Fault> {
+    /// Makes room for one more instance (V1): the images of those that lose theirs. `None`: all of
+    /// them are in the middle of a turn (V3).
+    pub(super) fn make_room(&self) -> Option<Vec<Image>> {
         let mut agents = self.agents.borrow_mut();
         let mut freed = Vec::new();
         let mut looked_at = 0;
@@ -187,12 +206,7 @@ impl Live {
                 agents.put(agent, live);
                 looked_at += 1;
                 if looked_at > agents.len() {
-                    let reason = format!(
-                        "all {} live sandboxes of the shard are in the middle of a turn; retry \
-                         later or raise sandbox.live_max",
-                        self.live_max
-                    );
-                    return Err(Fault::refused(reason));
+                    return None;
                 }
                 continue;
             }
@@ -200,13 +214,35 @@ impl Live {
             self.count(|counts| counts.evictions += 1);
         }
         self.count(|counts| counts.revives += 1);
-        Ok(freed)
+        Some(freed)
     }
 
-    /// Drops an agent's instance, if it has one.
+    /// Keeps what a turn begins with until there is room for it.
+    pub(super) fn wait(&self, agent: AgentId, start: Start) {
+        self.waiting.borrow_mut().insert(agent, start);
+    }
+
+    /// What an agent's turn waits with, if it does.
+    pub(super) fn waited(&self, agent: AgentId) -> Option<Start> {
+        self.waiting.borrow_mut().remove(&agent)
+    }
+
+    /// References to the root of `image`, the agent's, that are kept here.
+    pub(super) fn copies(&self, agent: AgentId, image: &Image) -> u32 {
+        let held = self.agents.borrow().peek(&agent).is_some_and(|live| live.held.same(image));
+        let flat = self.flats.borrow().iter().filter(|flat| flat.image.same(image)).count();
+        u32::from(held) + flat as u32
+    }
+
+    /// Drops an agent's instance, if it has one, and bases that nobody uses then (V4).
     pub(super) fn forget(&self, agent: AgentId, store: &mut PageStore) {
+        self.waiting.borrow_mut().remove(&agent);
         if let Some(live) = self.agents.borrow_mut().pop(&agent) {
             live.held.release(store);
+        }
+        let unused = |flat: &mut Flat| Arc::strong_count(&flat.base) == 1;
+        for flat in self.flats.borrow_mut().extract_if(.., unused) {
+            flat.image.release(store);
         }
     }
 
