@@ -90,6 +90,12 @@ pub trait Behaviour {
         None
     }
 
+    /// How many shares of an agent's present image are kept beside it, as a cache: they are not
+    /// counted as others that hold its pages.
+    fn copies(&self, _agent: AgentId, _image: &Image) -> u32 {
+        0
+    }
+
     /// Drops what is kept of an agent beside its image: it ended, or its paused turn was given up.
     fn forget(&self, _agent: AgentId, _store: &mut PageStore) {}
 }

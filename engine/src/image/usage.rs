@@ -20,12 +20,19 @@ impl Image {
     /// agent's present and its head version are twins; [`Image::EMPTY`] is nobody's. Cost: every
     /// page that is there.
     pub fn usage(&self, store: &PageStore, twin: &Image) -> Usage {
+        self.usage_beside(store, twin, 0)
+    }
+
+    /// As [`Image::usage`], when `copies` images are this one once more, kept by its owner: they
+    /// hold its root and count as nobody.
+    pub(crate) fn usage_beside(&self, store: &PageStore, twin: &Image, copies: u32) -> Usage {
         let mut usage = Usage::default();
         let mut twin = Twin { slot: twin.root, level: twin.height, own: true, joined: false };
         while twin.level > self.height {
             twin = twin.below(store, twin.level, 0);
         }
-        add_usage(store, self.root, self.height, true, twin, &mut usage);
+        let top = Held { own: true, copies };
+        add_usage(store, self.root, self.height, top, twin, &mut usage);
         usage
     }
 }
@@ -58,19 +65,28 @@ impl Twin {
     }
 }
 
-/// Adds what hangs at `slot`. `own`: nothing but the image and its twin holds the nodes above.
-fn add_usage(store: &PageStore, slot: Slot, level: u8, own: bool, twin: Twin, usage: &mut Usage) {
+/// Who holds what a walk is at.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Whether nothing but the image and its twin holds the nodes above.
+    own: bool,
+    /// References that count as nobody's.
+    copies: u32,
+}
+
+/// Adds what hangs at `slot`.
+fn add_usage(store: &PageStore, slot: Slot, level: u8, held: Held, twin: Twin, usage: &mut Usage) {
     if slot.is_absent() {
         return;
     }
     let same = twin.slot == slot && twin.level == level;
     let twice = same && twin.own && !twin.joined;
-    let own = own && store.ref_count(slot, level) == 1 + u32::from(twice);
+    let own = held.own && store.ref_count(slot, level) == 1 + u32::from(twice) + held.copies;
     if level > 0 {
         for (digit, child) in store.children(slot).into_iter().enumerate() {
             let below = twin.below(store, level, digit);
             let below = Twin { joined: same, own: same || below.own, ..below };
-            add_usage(store, child, level - 1, own, below, usage);
+            add_usage(store, child, level - 1, Held { own, copies: 0 }, below, usage);
         }
     } else if own {
         usage.unique_bytes += PAGE;

@@ -175,7 +175,9 @@ impl Partition {
 
     fn describe(&self, slot: u32) -> AgentInfo {
         let agent = &self.agents[slot];
-        let usage = agent.image.usage(&self.store, agent.versions.head_image());
+        let copies = self.templates.behaviour(agent.template).copies(agent.id, &agent.image);
+        let head = agent.versions.head_image();
+        let usage = agent.image.usage_beside(&self.store, head, copies);
         let parent =
             (agent.kin.parent != NIL).then(|| self.agents[agent.kin.parent].key.detached());
         AgentInfo {
