@@ -17,6 +17,7 @@ use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What a request came to.
@@ -146,7 +147,7 @@ impl World {
         deployed.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    /// Builds and loads a template.
+    /// Builds and loads a template, and makes it the active number of its name.
     pub fn try_deploy(
         &mut self,
         name: &str,
@@ -156,7 +157,8 @@ impl World {
         warm: Option<&str>,
     ) -> Result<(), String> {
         let file = self.build(name, number, language, source, warm)?;
-        self.load(name, number, language, &file)
+        let behaviour = self.load(name, number, language, &file)?;
+        self.partition.deploy(behaviour, true).map_err(|e| e.to_string())
     }
 
     /// Builds a template's file.
@@ -189,14 +191,14 @@ impl World {
         Ok(out)
     }
 
-    /// Loads a template's file and makes it the active number of its name.
+    /// Loads a template's file, as a shard does.
     pub fn load(
         &mut self,
         name: &str,
         number: u32,
         language: Language,
         file: &Path,
-    ) -> Result<(), String> {
+    ) -> Result<Rc<dyn Behaviour>, String> {
         let template = TemplateFile::open(file).map_err(|e| e.to_string())?;
         let base = BaseImage::from_bytes(template.memory()).map_err(|e| e.to_string())?;
         let reference = BaseRef {
@@ -214,7 +216,7 @@ impl World {
         };
         let behaviour = self.workshop.load(&template)?;
         self.bases.push(base);
-        self.partition.deploy(behaviour, true).map_err(|e| e.to_string())
+        Ok(behaviour)
     }
 
     /// What the cache of live instances did so far.
@@ -352,7 +354,7 @@ impl World {
 
     /// All bytes of an agent's image: host state and memory.
     pub fn image(&mut self, key: &str) -> Vec<u8> {
-        const READ_BYTES: u32 = 4 << 20;
+        const READ_BYTES: u32 = 1 << 20;
         let mut image = Vec::new();
         loop {
             let read = Verb::Read { offset: image.len() as u64, len_bytes: READ_BYTES };
