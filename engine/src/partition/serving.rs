@@ -1,6 +1,7 @@
 //! What a turn serves, so that its end can be told to whom it concerns, also slices later.
 //!
 //! Owns: nothing but the data.  Not: how a turn ends (`partition/turns.rs`).
+//! J1  a turn that paused has one of these until its last slice, so that its end is told once.
 
 use crate::behaviour::RequestId;
 use crate::id::Nanos;

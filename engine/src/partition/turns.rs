@@ -304,8 +304,8 @@ impl Partition {
         }
     }
 
-    /// Runs a behaviour into a fresh draft. On a fault the image is as it was and the draft is empty
-    /// (W1).
+    /// Runs a behaviour into a fresh draft. On a fault the image is as it was and the draft is
+    /// empty (W1).
     pub(super) fn attempt(
         &mut self,
         now: Nanos,
