@@ -35,7 +35,7 @@ pub(super) struct NoExport {
 #[derive(Debug, thiserror::Error)]
 pub enum Trap {
     /// It ran for too long.
-    #[error("the turn used {ms} ms of CPU, more than it may (turn_cpu_max)")]
+    #[error("the turn used {ms} ms of CPU, more than sandbox.turn_ms_max allows")]
     Budget {
         /// For how long.
         ms: u64,
