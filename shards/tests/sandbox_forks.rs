@@ -471,6 +471,22 @@ fn f15_memory_is_accounted_over_the_life_of_a_branch() {
     world.end();
 }
 
+#[test]
+fn f15_what_the_branches_of_a_large_image_map_together_goes_with_the_last_of_them() {
+    let Some(mut world) = python(2) else { return };
+    world.exec("py/a", "x = bytes(range(256)) * (10 << 12)");
+    world.fork("py/a", 3, false);
+    let alone = world.partition.counters().frames_used;
+    for branch in ["py/a~1", "py/a~2", "py/a~3"] {
+        assert_eq!(world.exec(branch, "len(x) >> 20"), "10");
+        assert!(world.info(branch).unique_bytes < 2 << 20);
+    }
+    assert!(world.partition.counters().frames_used < alone + 1_000);
+    world.does("py/a", Verb::Terminate).expect("ended");
+    assert_eq!(world.exec("py/a~3", "sum(x) // len(x)"), "127");
+    world.end();
+}
+
 /// Runs agents under one behaviour first and under another one later.
 struct Swapped {
     first: Rc<dyn Behaviour>,
