@@ -41,6 +41,8 @@ pub struct Settings {
     pub payload_bytes_max: usize,
     /// Where the interpreters are; those of this machine by default.
     pub guests_dir: PathBuf,
+    /// Where compiled modules are kept.
+    pub modules_dir: PathBuf,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
             turn_cpu_max: Duration::from_secs(20),
             payload_bytes_max: 8 << 20,
             guests_dir: cache_dir().join("guests/current"),
+            modules_dir: cache_dir().join("modules"),
         }
     }
 }
@@ -119,7 +122,7 @@ impl World {
             report: |line| println!("{line}"),
         };
         let payload_bytes_max = settings.payload_bytes_max;
-        let cache_dir = cache_dir().join("modules");
+        let cache_dir = settings.modules_dir.clone();
         let plan = WorkshopPlan { cache_dir, limits, world, payload_bytes_max };
         let frames = vec![0u8; settings.frame_count * PAGE_BYTES].into_boxed_slice();
         let store = PageStore::new(Box::leak(frames));
@@ -183,7 +186,7 @@ impl World {
             source: write("source", source),
             warm: write("warm", warm.map(str::as_bytes)),
             guests_dir: self.settings.guests_dir.clone(),
-            cache_dir: cache_dir().join("modules"),
+            cache_dir: self.settings.modules_dir.clone(),
             memory_bytes_max: self.settings.memory_bytes_max,
             out: out.clone(),
         };
