@@ -18,7 +18,12 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// Builds of one process are one after the other, as a node's are: the first compiles the module,
+/// the others find it.
+static BUILDS: Mutex<()> = Mutex::new(());
 
 /// What a request came to.
 pub type Answer = Result<Reply, Refusal>;
@@ -190,6 +195,7 @@ impl World {
             memory_bytes_max: self.settings.memory_bytes_max,
             out: out.clone(),
         };
+        let _alone = BUILDS.lock().unwrap_or_else(PoisonError::into_inner);
         build(&plan).map_err(|error| error.to_string())?;
         Ok(out)
     }
