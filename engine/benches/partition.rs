@@ -150,7 +150,7 @@ fn serve_all(partition: &RefCell<Partition>, requests: Vec<Request>) {
 
 fn named_fork(parent: &Target, n: u64) -> Request {
     let suffix = Some(Bytes::from(n.to_string()));
-    request(parent, Verb::Fork { count: 1, at: None, suffix })
+    request(parent, Verb::Fork { count: 1, at: None, suffix, keep_timers: false })
 }
 
 fn branches(parent: &Target) -> Vec<Target> {
