@@ -247,13 +247,20 @@ fn f7_a_sleep_belongs_to_the_parent_unless_timers_are_kept() {
 #[test]
 fn f7_timers_of_asyncio_belong_to_the_parent_unless_they_are_kept() {
     let Some(mut world) = python(8) else { return };
-    world.exec("py/a", "import asyncio; asyncio.get_running_loop().call_later(1, log.append, '1')");
+    world.exec(
+        "py/a",
+        "import asyncio\nloop = asyncio.get_running_loop()\nfor s in (1, 2, 3):\n    \
+         loop.call_later(s, log.append, str(s))",
+    );
     world.fork("py/a", 1, false);
     world.fork("py/a", 1, true);
-    world.wait(2_000);
-    assert_eq!(log(&mut world, "py/a"), "1");
-    assert_eq!(log(&mut world, "py/a~2"), "1");
-    assert_eq!(log(&mut world, "py/a~1"), "");
+    world.exec("py/a~1", "loop.call_later(2, log.append, 'own')");
+    for _ in 0..4 {
+        world.wait(1_000);
+    }
+    assert_eq!(log(&mut world, "py/a"), "1; 2; 3");
+    assert_eq!(log(&mut world, "py/a~2"), "1; 2; 3");
+    assert_eq!(log(&mut world, "py/a~1"), "own");
     world.end();
 }
 

@@ -6,6 +6,8 @@ L1  the loop is always the running loop: code at any place may create tasks and 
 L2  run() returns only when no callback is ready; then the agent is between turns.
 L3  at most one host sleep is open per earlier deadline: a cancelled timer asks for nothing.
 L4  an answer to an operation that nobody awaits any more is dropped.
+L5  in a branch the timers that it was forked with end with the host sleeps that they waited for:
+    all of them, or none when timers are kept.
 """
 
 import asyncio
@@ -30,6 +32,7 @@ class Loop(base_events.BaseEventLoop):
         self._thread_id = 1
         self._open = {}  # operation -> (future, what turns the payload into a result)
         self._alarms = {}  # operation of a host sleep -> its deadline
+        self._inherited = ()  # timers that were there at a fork (L5)
 
     # -- running
 
@@ -109,9 +112,19 @@ class Loop(base_events.BaseEventLoop):
             delay_ns = max(0, round((deadline - self.time()) * 1e9))
             self._alarms[_heronry.sleep(delay_ns)] = deadline
 
+    def forked(self):
+        """This is a branch, before it is told whether its timers are kept."""
+        self._inherited = tuple(self._scheduled)
+
     def _ring(self, operation, status):
         """A host sleep ended: makes the timers ready that are due."""
         deadline = self._alarms.pop(operation)
+        if status == FORKED:
+            for timer in self._inherited:
+                timer.cancel()
+            self._inherited = ()
+            return
+        self._inherited = ()
         scheduled = self._scheduled
         now = max(self.time(), deadline)
         while scheduled and (scheduled[0]._when <= now or scheduled[0]._cancelled):
@@ -119,7 +132,7 @@ class Loop(base_events.BaseEventLoop):
             timer._scheduled = False
             if timer._cancelled:
                 self._timer_cancelled_count -= 1
-            elif status != FORKED:
+            else:
                 self._ready.append(timer)
 
     # -- operations of the host

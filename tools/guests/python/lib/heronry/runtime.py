@@ -24,6 +24,7 @@ from ._errors import Forked
 from ._loop import loop
 
 AGENT_FILE = "agent.py"
+FORKED = 1  # the argument of restored() in a branch
 VALUE = "<value>"  # no identifier, so no name of the agent's
 EXEC_SOURCES_MAX = 16
 
@@ -202,5 +203,7 @@ def restored(why):
     """Makes fresh what must not be shared with the image this one was copied from."""
     ctx.key = _heronry.key()
     random.seed()
+    if why == FORKED:
+        loop.forked()
     return 0
 
