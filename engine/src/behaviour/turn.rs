@@ -173,7 +173,7 @@ impl Turn<'_> {
         Ok(resized?)
     }
 
-    /// Ends a turn of several slices for now; [`super::Behaviour::resume`] goes on with it (N2).
+    /// Ends a slice of the turn, not the turn: [`super::Behaviour::resume`] goes on with it (N2).
     pub fn pause(&mut self) {
         self.draft.paused = true;
     }
