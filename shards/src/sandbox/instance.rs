@@ -48,7 +48,8 @@ const WASM_PAGE: u64 = 65_536;
 pub struct SandboxPlan {
     /// The slots.
     pub pool: PoolPlan,
-    /// Whether the engine can compile; never in a shard, because compiling uses threads (I4).
+    /// Whether the engine has its compiler. Compiling uses threads, so a shard does not do it (I4);
+    /// it has the compiler all the same, because cached modules are named by its settings.
     pub compiles: bool,
 }
 
