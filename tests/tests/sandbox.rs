@@ -355,8 +355,17 @@ fn a_restarted_node_knows_its_templates_and_refuses_what_was_tampered_with() {
     }
     let mut node = start_at(folder.path());
     let said = node.await_log("is not what was signed for this module");
-    assert!(said.contains("\"a\""), "{said}");
+    assert!(said.contains("\"a\"") && said.contains("is built again"), "{said}");
     let mut client = node.client();
+    // What was tampered with did not run; the template was built again from its source.
+    assert_eq!(say(&mut client, "a/x", ""), "a1");
+    stop(node);
+
+    // The same when the cache was emptied.
+    fs::remove_dir_all(&modules).expect("emptied");
+    let node = start_at(folder.path());
+    let mut client = node.client();
+    assert_eq!(say(&mut client, "a/x", ""), "a1");
     // A module that is deployed again is compiled again, and signed.
     let source = "def on_message(ctx, message): return 'again'";
     deploy(&mut client, "again", Language::Python, source);

@@ -355,8 +355,8 @@ pub static KEYS: &[Key] = &[
         sandbox.cache_dir,
         path("`heronry/modules` in the user's cache folder"),
         text(""),
-        "Folder of compiled modules, by content. Stored templates need theirs: deploy them again \
-         after emptying it."
+        "Folder of compiled modules, by content. May be emptied while no node runs: the next start \
+         builds stored templates again."
     ),
     row!(
         sandbox.live_max,

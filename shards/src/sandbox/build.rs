@@ -9,7 +9,7 @@
 use super::cache::{CacheError, ModuleCache};
 use super::host::{self, Host, HostConfig, HostError, HostState, Left};
 use super::instance::{CompiledModule, Entry, GuestCall, Instance, InstanceError, Progress};
-use super::instance::{SandboxPlan, Sandboxes};
+use super::instance::{SandboxPlan, Sandboxes, engine_config};
 use super::module::{ModuleError, Prepared, prepare};
 use super::slot::{BaseImage, Lengths, PAGE, SlotError};
 use super::template::{TemplateFile, TemplateFileError, TemplateHeader};
@@ -151,6 +151,18 @@ pub fn build(plan: &BuildPlan) -> Result<(), BuildError> {
         summary: summary(plan.language, source.as_deref()),
     };
     Ok(TemplateFile::write(&plan.out, &header, &memory)?)
+}
+
+/// Checks that what a built template needs beside its file is still there and loads: the compiled
+/// module and the file tree. Cost: one pass over the compiled module.
+pub fn check_needs(header: &TemplateHeader, cache_dir: &Path) -> Result<(), BuildError> {
+    if let Some(tree) = &header.tree {
+        let missing = |source| BuildError::Read { path: tree.clone(), source };
+        std::fs::metadata(tree).map_err(missing)?;
+    }
+    let engine = wasmtime::Engine::new(&engine_config()).map_err(InstanceError::Engine)?;
+    ModuleCache::attach(cache_dir)?.load(&engine, &header.module)?;
+    Ok(())
 }
 
 /// The module's file, and its file tree's.

@@ -9,6 +9,8 @@ use crate::config;
 use crate::template_build::{BUILD_VARIABLE, COMMAND};
 use heronry_engine::config::Config;
 use heronry_engine::verb::Language;
+use heronry_shards::sandbox::build::check_needs;
+use heronry_shards::sandbox::template::TemplateHeader;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,11 @@ impl Builder {
             cache_dir: config::cache_dir(config),
             memory_bytes_max: config.sandbox.memory_bytes_max,
         }
+    }
+
+    /// Why a stored template cannot run here any more, though its file is whole.
+    pub(super) fn check(&self, template: &TemplateHeader) -> Result<(), String> {
+        check_needs(template, &self.cache_dir).map_err(|error| error.to_string())
     }
 
     /// Where the interpreters are.

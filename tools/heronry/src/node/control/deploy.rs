@@ -85,9 +85,9 @@ impl Templates {
 
     /// Finds what the data folder has (D3), and makes what every node has.
     pub(super) async fn begin(&self) -> Result<()> {
-        for Stored { name, number, file } in self.shelf.stored().context("the templates")? {
-            let refused = self.check_name(&name).err().map(|refusal| refusal.to_string());
-            let opened = refused.map_or_else(|| open(&name, number, &file), Err);
+        for stored in self.shelf.stored().context("the templates")? {
+            let opened = self.open_stored(&stored).await;
+            let Stored { name, number, .. } = stored;
             match opened {
                 Ok((template, base)) => {
                     let active = self.shelf.active(&name) == Some(number);
@@ -101,6 +101,21 @@ impl Templates {
         self.choose_active();
         self.make_defaults().await;
         Ok(())
+    }
+
+    /// Opens a stored template (D3). One whose compiled module or file tree is gone, as after an
+    /// upgrade or with an emptied cache, is built again first.
+    async fn open_stored(&self, stored: &Stored) -> Result<(TemplateRef, BaseImage), String> {
+        let Stored { name, number, file, source, warm } = stored;
+        self.check_name(name).map_err(|refusal| refusal.to_string())?;
+        let header = TemplateFile::open(file).map_err(|error| error.to_string())?.header;
+        if let Err(why) = self.builder.check(&header) {
+            report(format_args!("template {name:?}, number {number}, is built again: {why}"));
+            let (source, warm) = (source.as_deref(), warm.as_deref());
+            let site = Site { language: header.language, source, warm, out: file };
+            self.builder.build(site).await?;
+        }
+        open(name, *number, file)
     }
 
     /// Gives every name an active number: the newest where none is chosen, or the chosen is broken.

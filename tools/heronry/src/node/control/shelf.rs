@@ -41,6 +41,10 @@ pub(super) struct Stored {
     pub(super) number: u32,
     /// Its file.
     pub(super) file: PathBuf,
+    /// The agent's file, if there is one.
+    pub(super) source: Option<PathBuf>,
+    /// The warm-up, if there is one.
+    pub(super) warm: Option<PathBuf>,
 }
 
 impl Shelf {
@@ -102,8 +106,10 @@ impl Shelf {
             }
             for (number, whole) in numbers(&entry.path())? {
                 if whole {
-                    let file = entry.path().join(number.to_string()).join(BUILT);
-                    stored.push(Stored { name: name.clone(), number, file });
+                    let folder = entry.path().join(number.to_string());
+                    let (source, warm) = (of_stem(&folder, "source")?, of_stem(&folder, "warm")?);
+                    let (name, file) = (name.clone(), folder.join(BUILT));
+                    stored.push(Stored { name, number, file, source, warm });
                 } else {
                     fs::remove_dir_all(entry.path().join(format!("{number}{PART}")))?;
                 }
@@ -141,6 +147,17 @@ fn numbers(folder: &Path) -> io::Result<Vec<(u32, bool)>> {
     Ok(numbers)
 }
 
+/// The file of a folder that has this name before its extension.
+fn of_stem(folder: &Path, stem: &str) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_stem().is_some_and(|found| found == stem) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
 /// What files of a language are called.
 fn extension(language: Language) -> &'static str {
     match language {
@@ -169,7 +186,8 @@ mod tests {
         let file = shelf.keep(&first).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"built");
         // What a crash leaves of the second is gone, and its number is free again.
-        let stored = [Stored { name: "a".into(), number: 1, file }];
+        let source = Some(file.with_file_name("source.py"));
+        let stored = [Stored { name: "a".into(), number: 1, file, source, warm: None }];
         assert_eq!(shelf.stored().unwrap(), stored);
         assert_eq!(stage().number, 2);
         shelf.discard(&first);
