@@ -99,8 +99,13 @@ pub fn idle_percent(context: &Context, node: &Node) -> f64 {
 }
 
 /// Frames in use on all shards.
-pub fn frames_used(node: &Node) -> anyhow::Result<u64> {
+fn frames_used(node: &Node) -> anyhow::Result<u64> {
     counter_sum(&node.addr(), "frames_used")
+}
+
+/// Bytes in use of all arenas.
+pub fn arena_used_bytes(node: &Node) -> anyhow::Result<u64> {
+    Ok(frames_used(node)? * PAGE_BYTES + counter_sum(&node.addr(), "patch_bytes")?)
 }
 
 /// A counter summed over all shards.

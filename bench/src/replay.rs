@@ -184,7 +184,7 @@ fn phase(
     let bar = context.progress("verify", script.agent_count() as u64);
     let verified = verify::verify(&node.addr(), &*script, &mut |n| bar.set_position(n))?;
     bar.finish_and_clear();
-    let arena_bytes = create::frames_used(&node)? * create::PAGE_BYTES;
+    let arena_bytes = create::arena_used_bytes(&node)?;
     let (agent_count, fork_count) = (script.agent_count(), script.fork_count());
     node.stop()?;
     Ok(Phase { driven, verified, agent_count, fork_count, arena_bytes, turns })

@@ -1,17 +1,22 @@
 //! Images: an agent's memory as a persistent radix tree of pages, shared by versions and branches.
 //!
 //! Owns: how pages hang in a tree.  Not: their bytes and counts (`page.rs`), which version is which
-//! (`version.rs`).  Seal and fork copy a root; a first write after them copies one path, one frame.
+//! (`version.rs`).  Seal and fork copy a root; a first write after them copies one path of nodes.
 //! M1  a change is all or nothing: what it takes is counted first, so `Full` changes nothing.
 //! M2  an absent page reads as zeros; so does every frame byte past the image's end.
 //! M3  one image never changes what another one reads.
 //! M4  an image of one page is its frame, without a node.
+//! M5  an image may lie over a template's: an absent page then is the template's, and one that was
+//!     put ([`Image::put_page`]) is read and put along with the template's page, never written.
 
 mod diff;
 mod usage;
 
 use crate::limits::IMAGE_BYTES_MAX;
-use crate::page::{NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE};
+use crate::page::{
+    Frame, Lines, NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE, differing,
+    lines_of,
+};
 
 pub use diff::DIFF_GAP_BYTES;
 pub use usage::Usage;
@@ -68,7 +73,8 @@ impl Image {
         let len = self.readable(offset, len);
         out.reserve(len);
         for run in Run::split(offset, len) {
-            out.extend_from_slice(&self.page_or_zeros(store, run.page)[run.in_page()]);
+            let leaf = self.leaf(store, run.page);
+            leaf.with_bytes(store, |page| out.extend_from_slice(&page[run.in_page()]));
         }
         len
     }
@@ -78,22 +84,55 @@ impl Image {
     pub fn read_into(&self, store: &PageStore, offset: u64, out: &mut [u8]) -> usize {
         let len = self.readable(offset, out.len());
         for run in Run::split(offset, len) {
-            let page = self.page_or_zeros(store, run.page);
-            out[run.in_bytes()].copy_from_slice(&page[run.in_page()]);
+            let part = &mut out[run.in_bytes()];
+            let leaf = self.leaf(store, run.page);
+            leaf.with_bytes(store, |page| part.copy_from_slice(&page[run.in_page()]));
         }
         len
     }
 
-    /// Page `page_idx`, counted from 0; `None` when never written (zeros) or past the end.
-    pub fn page<'a>(&self, store: &'a PageStore, page_idx: u32) -> Option<&'a [u8; PAGE_BYTES]> {
+    /// As [`Image::read`], where what lies under page `n` is `under(n)`, zeros if nothing (M5).
+    pub fn read_over<'u>(
+        &self,
+        store: &PageStore,
+        offset: u64,
+        out: &mut Vec<u8>,
+        len: usize,
+        under: &dyn Fn(u32) -> Option<&'u [u8; PAGE_BYTES]>,
+    ) -> usize {
+        let len = self.readable(offset, len);
+        out.reserve(len);
+        let mut scratch = ZERO_PAGE;
+        for run in Run::split(offset, len) {
+            let under = under(run.page).unwrap_or(&ZERO_PAGE);
+            let page = self.page(store, run.page, under, &mut scratch).unwrap_or(under);
+            out.extend_from_slice(&page[run.in_page()]);
+        }
+        len
+    }
+
+    /// Page `page_idx`, counted from 0, put together in `scratch` where it is not in one piece;
+    /// `None` when never written or past the end. `under` is the template's page (M5), or zeros.
+    pub fn page<'a>(
+        &self,
+        store: &'a PageStore,
+        page_idx: u32,
+        under: &[u8; PAGE_BYTES],
+        scratch: &'a mut [u8; PAGE_BYTES],
+    ) -> Option<&'a [u8; PAGE_BYTES]> {
         let leaf = self.leaf(store, page_idx);
-        if leaf.frame.is_absent() { None } else { Some(store.frame(leaf.frame)) }
+        if leaf.page.is_absent() { None } else { Some(store.page(leaf.page, under, scratch)) }
+    }
+
+    /// Whether the image has page `page_idx`: it was written, and is not past the end.
+    pub fn has_page(&self, store: &PageStore, page_idx: u32) -> bool {
+        !self.leaf(store, page_idx).page.is_absent()
     }
 
     /// Writes `bytes` at `offset`, and grows the image when they end past its end; a gap reads as
     /// zeros. Returns whether the image changed; bytes that shared or absent pages hold already do
-    /// not count. Cost: in place when unshared, else one path and one frame per page. On an error
-    /// nothing changed (M1).
+    /// not count. Cost: the bytes, and for a page that a version holds a path of nodes and the
+    /// lines that change. On an error nothing changed (M1).
     pub fn write(
         &mut self,
         store: &mut PageStore,
@@ -110,7 +149,8 @@ impl Image {
             let run = Run { page: page_of(offset), page_start: at, start: 0, len: bytes.len() };
             let leaf = self.leaf(store, run.page);
             if leaf.unshared {
-                store.frame_mut(leaf.frame)[run.in_page()].copy_from_slice(bytes);
+                store.ensure(leaf.change_need(store, lines_of(run.in_page())))?;
+                store.write(leaf.page, run.page_start, bytes);
                 true
             } else {
                 leaf.changes_by(store, &run, bytes) && self.copy_one(store, run, bytes)?
@@ -123,27 +163,44 @@ impl Image {
         Ok(changed || grows)
     }
 
-    /// Makes `bytes` the page `page_idx`, which lies before the image's end; returns whether the
-    /// image changed. Unlike [`Image::write`], it makes an absent page whatever the bytes: for
-    /// images in which an absent page is a template's. On an error nothing changed (M1).
+    /// Makes `bytes` the page `page_idx`, which lies before the image's end, over the template's
+    /// page `under` (M5); returns whether the image changed. Cost: a comparison, the lines that
+    /// change, and a path of nodes where a version holds the page. On an error nothing changed (M1).
     pub fn put_page(
         &mut self,
         store: &mut PageStore,
         page_idx: u32,
+        under: &[u8; PAGE_BYTES],
         bytes: &[u8; PAGE_BYTES],
     ) -> Result<bool, PageError> {
         let end = (u64::from(page_idx) + 1) * PAGE;
         assert!(end <= self.len_bytes, "M2: page {page_idx} is past the image's end");
         let leaf = self.leaf(store, page_idx);
-        if leaf.unshared {
-            store.frame_mut(leaf.frame).copy_from_slice(bytes);
-            return Ok(true);
-        }
-        if !leaf.frame.is_absent() && store.frame(leaf.frame) == bytes {
+        let lines = if leaf.page.is_absent() {
+            differing(under, bytes)
+        } else {
+            store.differing(leaf.page, under, bytes)
+        };
+        if lines == 0 {
             return Ok(false);
         }
-        let run = Run { page: page_idx, page_start: 0, start: 0, len: PAGE_BYTES };
-        self.copy_one(store, run, bytes)
+        if leaf.unshared {
+            store.ensure(leaf.change_need(store, lines))?;
+            store.write_lines(leaf.page, under, lines, bytes);
+            return Ok(true);
+        }
+        store.ensure(self.page_need(store, page_idx))?;
+        let few = lines.count_ones() <= Lines::BITS / 2;
+        if !leaf.page.is_absent() && few && store.is_root(leaf.page) {
+            let page = self.own_page(store, page_idx, false);
+            store.write_lines(page, under, lines, bytes);
+            return Ok(true);
+        }
+        let above = self.own_nodes(store, page_idx);
+        let page = store.take_page_over(under, bytes);
+        let old = self.hang(store, above, page);
+        store.release(old, 0);
+        Ok(true)
     }
 
     /// Makes the image `len_bytes` long: cut, or grown by zeros, which take no page. Cost of
@@ -165,14 +222,10 @@ impl Image {
         self.len_bytes.saturating_sub(offset).min(len as u64) as usize
     }
 
-    fn page_or_zeros<'a>(&self, store: &'a PageStore, page: u32) -> &'a [u8; PAGE_BYTES] {
-        self.page(store, page).unwrap_or(&ZERO_PAGE)
-    }
-
-    /// The frame of `page`, and whether it and all nodes above it are this image's alone.
+    /// The page at `page`, and whether it and all nodes above it are this image's alone.
     fn leaf(&self, store: &PageStore, page: u32) -> Leaf {
         if page_span(self.height) <= u64::from(page) {
-            return Leaf { frame: Slot::ABSENT, unshared: false };
+            return Leaf { page: Slot::ABSENT, unshared: false };
         }
         let (mut slot, mut unshared) = (self.root, true);
         for level in (1..=self.height).rev() {
@@ -183,7 +236,7 @@ impl Image {
             slot = store.child(slot, digit(page, level));
         }
         unshared = unshared && !slot.is_absent() && store.is_unshared(slot, 0);
-        Leaf { frame: slot, unshared }
+        Leaf { page: slot, unshared }
     }
 
     /// Writes `bytes` into one page that must be copied or made. Returns true.
@@ -193,13 +246,17 @@ impl Image {
         run: Run,
         bytes: &[u8],
     ) -> Result<bool, PageError> {
-        let height = self.height.max(height_of(run.page + 1));
-        let nodes = self.nodes_to_make(store, run.page, height, None) + self.nodes_to_raise(height);
-        store.ensure(Need { frames: 1, nodes })?;
-        self.raise(store, height);
-        let frame = self.own_page(store, run.page, bytes.len() == PAGE_BYTES);
-        store.frame_mut(frame)[run.in_page()].copy_from_slice(bytes);
+        store.ensure(self.page_need(store, run.page))?;
+        let page = self.own_page(store, run.page, bytes.len() == PAGE_BYTES);
+        store.write(page, run.page_start, bytes);
         Ok(true)
+    }
+
+    /// What making or copying one page takes.
+    fn page_need(&self, store: &PageStore, page: u32) -> Need {
+        let height = self.height.max(height_of(page + 1));
+        let nodes = self.nodes_to_make(store, page, height, None) + self.nodes_to_raise(height);
+        Need { frames: 1, nodes }
     }
 
     /// Writes `bytes` page by page. Returns whether a page changed.
@@ -215,17 +272,18 @@ impl Image {
             return Ok(false);
         };
         store.ensure(need)?;
-        let before = (store.used_count(), store.node_count());
+        let before = (store.used_bytes(), store.node_count());
         self.raise(store, height);
         for run in Run::split(offset, bytes.len()) {
             let part = &bytes[run.in_bytes()];
             if self.leaf(store, run.page).changes_by(store, &run, part) {
-                let frame = self.own_page(store, run.page, part.len() == PAGE_BYTES);
-                store.frame_mut(frame)[run.in_page()].copy_from_slice(part);
+                let page = self.own_page(store, run.page, part.len() == PAGE_BYTES);
+                store.write(page, run.page_start, part);
             }
         }
-        let after = (before.0 + need.frames, before.1 + need.nodes);
-        assert_eq!((store.used_count(), store.node_count()), after, "M1: took what was counted");
+        let used_bytes_max = before.0 + u64::from(need.frames) * PAGE;
+        assert!(store.used_bytes() <= used_bytes_max, "M1: took more than was counted");
+        assert_eq!(store.node_count(), before.1 + need.nodes, "M1: took what was counted");
         Ok(true)
     }
 
@@ -236,7 +294,7 @@ impl Image {
         for run in Run::split(offset, bytes.len()) {
             let leaf = self.leaf(store, run.page);
             if leaf.changes_by(store, &run, &bytes[run.in_bytes()]) {
-                need.frames += u32::from(!leaf.unshared);
+                need.frames += leaf.change_need(store, lines_of(run.in_page())).frames;
                 need.nodes += self.nodes_to_make(store, run.page, height, last);
                 last = Some(run.page);
             }
@@ -287,15 +345,31 @@ impl Image {
         }
     }
 
-    /// The frame of `page`, made this image's alone with all nodes above it. The caller has ensured
+    /// The page at `page`, made this image's alone with all nodes above it. The caller has ensured
     /// what that takes, and overwrites every byte when `whole`.
     fn own_page(&mut self, store: &mut PageStore, page: u32, whole: bool) -> Slot {
+        let above = self.own_nodes(store, page);
+        self.own(store, above, 0, !whole)
+    }
+
+    /// All nodes above `page`, made this image's alone; where the page hangs: the last node and its
+    /// child's digit, or the root.
+    fn own_nodes(&mut self, store: &mut PageStore, page: u32) -> Option<(Slot, usize)> {
+        self.raise(store, self.height.max(height_of(page + 1)));
         let mut above = None;
         for level in (1..=self.height).rev() {
             let node = self.own(store, above, level, true);
             above = Some((node, digit(page, level)));
         }
-        self.own(store, above, 0, !whole)
+        above
+    }
+
+    /// Hangs `slot` at `above` (the root when `None`); what was there.
+    fn hang(&mut self, store: &mut PageStore, above: Option<(Slot, usize)>, slot: Slot) -> Slot {
+        match above {
+            Some((node, digit)) => store.replace_child(node, digit, slot),
+            None => std::mem::replace(&mut self.root, slot),
+        }
     }
 
     /// What hangs at `above` (the root when `None`), made this image's alone: itself, a copy, or a
@@ -309,20 +383,19 @@ impl Image {
     ) -> Slot {
         let slot = above.map_or(self.root, |(node, digit)| store.child(node, digit));
         let own = if slot.is_absent() {
-            let made = if level > 0 { store.take_node() } else { store.take_frame() };
+            let made = if level > 0 { store.take_node() } else { store.take_page() };
             if level == 0 && keep_bytes {
-                store.frame_mut(made).fill(0);
+                store.write(made, 0, &ZERO_PAGE);
             }
             made
         } else if store.is_unshared(slot, level) {
             return slot;
+        } else if level > 0 {
+            store.take_node_copy(slot, level)
         } else {
-            store.take_copy(slot, level, keep_bytes)
+            store.take_page_copy(slot, keep_bytes)
         };
-        match above {
-            Some((node, digit)) => _ = store.replace_child(node, digit, own),
-            None => self.root = own,
-        }
+        self.hang(store, above, own);
         own
     }
 
@@ -354,8 +427,8 @@ impl Image {
             above = Some((node, boundary));
         }
         if plan.levels[0] {
-            let frame = self.own(store, above, 0, true);
-            store.frame_mut(frame)[tail..].fill(0);
+            let page = self.own(store, above, 0, true);
+            store.write(page, tail, &ZERO_PAGE[tail..]);
         }
         Ok(())
     }
@@ -382,15 +455,19 @@ impl Image {
             if slot.is_absent() {
                 continue;
             }
-            changes |= if level == 0 {
-                store.frame(slot)[tail..].iter().any(|byte| *byte != 0)
+            if level == 0 {
+                let leaf = Leaf { page: slot, unshared };
+                let is_zero = |page: &Frame| page[tail..].iter().all(|byte| *byte == 0);
+                changes = !leaf.with_bytes(store, is_zero);
+                if changes {
+                    plan.need = leaf.change_need(store, lines_of(tail..PAGE_BYTES));
+                }
             } else {
                 let past = digit(last, level) + 1;
-                store.children(slot)[past..].iter().any(|child| !child.is_absent())
-            };
+                changes |= store.children(slot)[past..].iter().any(|child| !child.is_absent());
+                plan.need.nodes += u32::from(changes && !unshared);
+            }
             plan.levels[usize::from(level)] = changes;
-            let takes = u32::from(changes && !unshared);
-            *(if level == 0 { &mut plan.need.frames } else { &mut plan.need.nodes }) += takes;
         }
         plan
     }
@@ -407,20 +484,33 @@ impl Image {
     }
 }
 
-/// A page's frame as an image sees it.
+/// A page as an image sees it.
 struct Leaf {
-    frame: Slot,
+    page: Slot,
     unshared: bool,
 }
 
 impl Leaf {
     /// Whether writing `part` here changes the image. An unshared page is not compared.
     fn changes_by(&self, store: &PageStore, run: &Run, part: &[u8]) -> bool {
-        if self.unshared {
-            return true;
+        self.unshared || self.with_bytes(store, |page| page[run.in_page()] != *part)
+    }
+
+    /// What a change of these lines takes, beside nodes.
+    fn change_need(&self, store: &PageStore, lines: Lines) -> Need {
+        let takes = !self.unshared || store.change_takes_room(self.page, lines);
+        Need { frames: u32::from(takes), nodes: 0 }
+    }
+
+    /// Hands the page's bytes to `act`, zeros for an absent one.
+    fn with_bytes<R>(&self, store: &PageStore, act: impl FnOnce(&Frame) -> R) -> R {
+        if self.page.is_absent() {
+            return act(&ZERO_PAGE);
         }
-        let page = if self.frame.is_absent() { &ZERO_PAGE } else { store.frame(self.frame) };
-        page[run.in_page()] != *part
+        match store.whole_page(self.page) {
+            Some(page) => act(page),
+            None => act(store.page(self.page, &ZERO_PAGE, &mut [0; PAGE_BYTES])),
+        }
     }
 }
 

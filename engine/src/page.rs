@@ -1,11 +1,19 @@
-//! The page store: 4 KiB frames and the radix nodes above them, shared and copied on first write.
+//! The page store: pages and the radix nodes above them, shared and changed without copies.
 //!
-//! Owns: frame bytes, nodes, reference counts, free lists.  Not: which image uses what
-//! (`image.rs`), the log, the clock.  One owner, so counts are plain integers without a lock.
-//! P1  a frame or node with more than one reference is never written.
-//! P2  free + live == capacity, for frames and for nodes.
+//! Owns: nodes, reference counts, what may be taken.  Not: the pages' bytes (`page/leaves.rs`), which
+//! image uses what (`image.rs`), the log, the clock.  One owner, so counts are plain integers
+//! without a lock.
+//! P1  what a page or node with more than one reference reads as never changes.
+//! P2  free + live == capacity, for frames, pages and nodes.
 //! P3  a count equals the references that images and nodes hold; at zero the entry is free.
 //! P4  entries past the bump pointer were never touched; freed ones are reused last in, first out.
+
+mod counts;
+mod leaves;
+
+use counts::{LIST_END, RefTable};
+pub(crate) use leaves::{LINE_BYTES, Lines, differing, lines_of};
+use leaves::Leaves;
 
 use crate::image::Image;
 
@@ -18,10 +26,6 @@ pub const NODES_PER_FRAME_MAX: u32 = 8;
 
 /// Nodes are allocated in blocks of this many, so that growth never copies.
 const NODE_BLOCK: usize = 1024;
-/// Set in a count: the entry is free and the low bits link to the next free one.
-const FREE: u32 = 1 << 31;
-/// Ends the list of free entries.
-const LIST_END: u32 = FREE - 1;
 
 const _: () = assert!(size_of::<Node>() == 64);
 const _: () = assert!(NODE_BLOCK.is_power_of_two());
@@ -53,7 +57,7 @@ pub enum PageError {
     },
 }
 
-/// A frame (level 0) or a node (levels above), as a parent or an image refers to it.
+/// A page (level 0) or a node (levels above), as a parent or an image refers to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot(u32);
 
@@ -71,10 +75,10 @@ impl Slot {
     }
 }
 
-/// Frames and nodes that a change takes from the store.
+/// What a change takes from the store at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Need {
-    /// New frames.
+    /// New frames: one for each page that is made, or that changes while others hold it.
     pub(crate) frames: u32,
     /// New nodes.
     pub(crate) nodes: u32,
@@ -85,10 +89,9 @@ pub(crate) struct Need {
 #[repr(align(64))]
 struct Node([Slot; NODE_FANOUT]);
 
-/// Frames and nodes with their reference counts. One per shard.
+/// Pages and nodes with their reference counts. One per shard.
 pub struct PageStore {
-    frames: &'static mut [Frame],
-    frame_refs: RefTable,
+    leaves: Leaves,
     nodes: Vec<Box<[Node; NODE_BLOCK]>>,
     node_refs: RefTable,
 }
@@ -105,35 +108,38 @@ impl PageStore {
     /// As [`PageStore::new`], with a bound of its own for nodes.
     pub fn with_nodes(frames: &'static mut [u8], node_count_max: u32) -> PageStore {
         let (frames, _rest) = frames.as_chunks_mut::<PAGE_BYTES>();
-        assert!(frames.len() < LIST_END as usize, "P2: more frames than a count can link");
-        let frame_refs = RefTable::new(frames.len() as u32);
         let node_refs = RefTable::new(node_count_max.min(LIST_END));
-        PageStore { frames, frame_refs, nodes: Vec::new(), node_refs }
+        PageStore { leaves: Leaves::new(frames), nodes: Vec::new(), node_refs }
     }
 
     /// Ends the store and gives its frames back, with whatever bytes they hold.
     pub fn into_frames(self) -> &'static mut [u8] {
-        self.frames.as_flattened_mut()
+        self.leaves.into_frames()
     }
 
     /// Frames there are.
     pub fn frame_count(&self) -> u32 {
-        self.frame_refs.capacity()
+        self.leaves.frames().capacity()
     }
 
     /// Frames in use.
     pub fn used_count(&self) -> u32 {
-        self.frame_refs.used
+        self.leaves.frames().used()
     }
 
-    /// Frames not in use.
+    /// Frames that can be taken: those not in use, less what patches take.
     pub fn free_count(&self) -> u32 {
-        self.frame_refs.free_count()
+        self.leaves.room_count()
     }
 
     /// Nodes in use.
     pub fn node_count(&self) -> u32 {
-        self.node_refs.used
+        self.node_refs.used()
+    }
+
+    /// Bytes of what older versions keep of pages that have changed since.
+    pub fn patch_bytes(&self) -> u64 {
+        self.leaves.patch_bytes()
     }
 
     /// Bytes of all frames.
@@ -141,37 +147,37 @@ impl PageStore {
         u64::from(self.frame_count()) * PAGE_BYTES as u64
     }
 
-    /// Bytes of the frames in use.
+    /// Bytes of the frames in use and of patches; at most [`PageStore::arena_bytes`].
     pub fn used_bytes(&self) -> u64 {
-        u64::from(self.used_count()) * PAGE_BYTES as u64
+        self.leaves.used_bytes()
     }
 
     /// Checks P2 to P4 against `roots`, which must be every image that lives. Panics when one is
     /// broken. Cost: the whole store, so only for tests and `debug_assert!`-like use.
     pub fn debug_check<'a>(&self, roots: impl IntoIterator<Item = &'a Image>) {
-        let mut frame_refs = vec![0u32; self.frame_refs.fresh as usize];
-        let mut node_refs = vec![0u32; self.node_refs.fresh as usize];
+        let mut page_refs = vec![0u32; self.leaves.pages().fresh() as usize];
+        let mut node_refs = vec![0u32; self.node_refs.fresh() as usize];
         for image in roots {
             let (root, height) = image.root();
-            self.count_refs(root, height, &mut frame_refs, &mut node_refs);
+            self.count_refs(root, height, &mut page_refs, &mut node_refs);
         }
-        self.frame_refs.check(&frame_refs);
+        self.leaves.check(&page_refs);
         self.node_refs.check(&node_refs);
     }
 
     /// Counts one reference to `slot`, and those below when it is the first.
-    fn count_refs(&self, slot: Slot, level: u8, frames: &mut [u32], nodes: &mut [u32]) {
+    fn count_refs(&self, slot: Slot, level: u8, pages: &mut [u32], nodes: &mut [u32]) {
         if slot.is_absent() {
             return;
         }
         if level == 0 {
-            frames[slot.idx()] += 1;
+            pages[slot.idx()] += 1;
             return;
         }
         nodes[slot.idx()] += 1;
         if nodes[slot.idx()] == 1 {
             for child in self.node(slot).0 {
-                self.count_refs(child, level - 1, frames, nodes);
+                self.count_refs(child, level - 1, pages, nodes);
             }
         }
     }
@@ -181,14 +187,14 @@ impl PageStore {
 impl PageStore {
     /// Whether `need` can be taken now.
     pub(crate) fn ensure(&self, need: Need) -> Result<(), PageError> {
-        if need.frames > self.frame_refs.free_count() {
+        if need.frames > self.leaves.room_count() {
             let (used_bytes, arena_bytes) = (self.used_bytes(), self.arena_bytes());
             return Err(PageError::Full { used_bytes, arena_bytes });
         }
         if need.nodes > self.node_refs.free_count() {
             let bytes = |count: u32| u64::from(count) * size_of::<Node>() as u64;
             return Err(PageError::Full {
-                used_bytes: bytes(self.node_refs.used),
+                used_bytes: bytes(self.node_refs.used()),
                 arena_bytes: bytes(self.node_refs.capacity()),
             });
         }
@@ -197,7 +203,7 @@ impl PageStore {
 
     /// References to `slot`.
     pub(crate) fn ref_count(&self, slot: Slot, level: u8) -> u32 {
-        self.table(level).count(slot.0)
+        if level == 0 { self.leaves.ref_count(slot.0) } else { self.node_refs.count(slot.0) }
     }
 
     /// Whether `slot` has one reference only.
@@ -207,27 +213,70 @@ impl PageStore {
 
     /// Adds a reference, unless `slot` is absent.
     pub(crate) fn retain(&mut self, slot: Slot, level: u8) {
-        if !slot.is_absent() {
-            self.table_mut(level).retain(slot.0);
+        if slot.is_absent() {
+        } else if level == 0 {
+            self.leaves.retain(slot.0);
+        } else {
+            self.node_refs.retain(slot.0);
         }
     }
 
     /// Drops a reference, unless `slot` is absent; what nobody refers to any more is freed.
     pub(crate) fn release(&mut self, slot: Slot, level: u8) {
-        if !slot.is_absent() && self.table_mut(level).release(slot.0) && level > 0 {
+        if slot.is_absent() {
+        } else if level == 0 {
+            self.leaves.release(slot.0);
+        } else if self.node_refs.release(slot.0) {
             self.release_children(slot, level);
         }
     }
 
-    /// Bytes of a frame.
-    pub(crate) fn frame(&self, slot: Slot) -> &Frame {
-        &self.frames[slot.idx()]
+    /// Bytes of a page, put together in `scratch` where they are not in one piece. Here and below,
+    /// `under` is what the page was made over: zeros, or its template's page.
+    pub(crate) fn page<'a>(
+        &'a self,
+        slot: Slot,
+        under: &Frame,
+        scratch: &'a mut Frame,
+    ) -> &'a Frame {
+        self.leaves.read(slot.0, under, scratch)
     }
 
-    /// Bytes of a frame, to write (P1).
-    pub(crate) fn frame_mut(&mut self, slot: Slot) -> &mut Frame {
-        assert!(self.is_unshared(slot, 0), "P1: wrote a shared frame {slot:?}");
-        &mut self.frames[slot.idx()]
+    /// The lines in which a page differs from `bytes`.
+    pub(crate) fn differing(&self, slot: Slot, under: &Frame, bytes: &Frame) -> Lines {
+        self.leaves.differing(slot.0, under, bytes)
+    }
+
+    /// Bytes of a page that are in one piece.
+    pub(crate) fn whole_page(&self, slot: Slot) -> Option<&Frame> {
+        self.leaves.whole(slot.0)
+    }
+
+    /// Bytes that a page takes by itself.
+    pub(crate) fn page_bytes(&self, slot: Slot) -> u64 {
+        self.leaves.bytes_of(slot.0)
+    }
+
+    /// Whether a change of these lines of an unshared page takes room: for the page's own bytes, or
+    /// to keep what older versions read.
+    pub(crate) fn change_takes_room(&self, slot: Slot, lines: Lines) -> bool {
+        self.leaves.whole(slot.0).is_none() || self.leaves.saves(slot.0, lines)
+    }
+
+    /// Writes into an unshared page over zeros (P1). What that takes was ensured.
+    pub(crate) fn write(&mut self, slot: Slot, at: usize, bytes: &[u8]) {
+        self.leaves.write(slot.0, &ZERO_PAGE, at, bytes);
+    }
+
+    /// Makes these lines of an unshared page what they are in `bytes` (P1). What that takes was
+    /// ensured.
+    pub(crate) fn write_lines(&mut self, slot: Slot, under: &Frame, lines: Lines, bytes: &Frame) {
+        self.leaves.write_lines(slot.0, under, lines, bytes);
+    }
+
+    /// Whether a change of few lines of a shared page takes only these.
+    pub(crate) fn is_root(&self, slot: Slot) -> bool {
+        self.leaves.is_root(slot.0)
     }
 
     /// Child `digit` of a node.
@@ -247,9 +296,9 @@ impl PageStore {
         std::mem::replace(&mut self.node_mut(slot).0[digit], child)
     }
 
-    /// A frame with one reference and any bytes.
-    pub(crate) fn take_frame(&mut self) -> Slot {
-        Slot(self.frame_refs.take().expect("P2: a frame was ensured"))
+    /// A page with one reference and any bytes.
+    pub(crate) fn take_page(&mut self) -> Slot {
+        Slot(self.leaves.take())
     }
 
     /// A node with one reference and no children.
@@ -265,46 +314,37 @@ impl PageStore {
         slot
     }
 
-    /// A private copy of a shared frame or node; drops the reference to the shared one.
-    /// With `keep_bytes` false a frame's copy may hold anything. Cost: one 4 KiB copy, or one
-    /// node and its children's counts.
-    pub(crate) fn take_copy(&mut self, shared: Slot, level: u8, keep_bytes: bool) -> Slot {
-        assert!(!self.is_unshared(shared, level), "P1: copied what needs no copy {shared:?}");
-        self.table_mut(level).release(shared.0);
-        if level > 0 {
-            let copy = self.take_node();
-            let children = self.children(shared);
-            let table = self.table_mut(level - 1);
-            for child in children.iter().filter(|child| !child.is_absent()) {
-                table.retain(child.0);
-            }
-            self.node_mut(copy).0 = children;
-            return copy;
+    /// A page of these bytes with one reference.
+    pub(crate) fn take_page_over(&mut self, under: &Frame, bytes: &Frame) -> Slot {
+        Slot(self.leaves.take_over(under, bytes))
+    }
+
+    /// A page of the same value to change in place of a shared one; drops the reference to that.
+    /// With `keep_bytes` false it may hold anything, and is over zeros if it is not a root.
+    /// Cost: constant, mostly: see [`Leaves`].
+    pub(crate) fn take_page_copy(&mut self, shared: Slot, keep_bytes: bool) -> Slot {
+        Slot(self.leaves.take_copy(shared.0, &ZERO_PAGE, keep_bytes))
+    }
+
+    /// A private copy of a shared node at `level`; drops the reference to the shared one.
+    /// Cost: one node and its children's counts.
+    pub(crate) fn take_node_copy(&mut self, shared: Slot, level: u8) -> Slot {
+        let last = self.node_refs.release(shared.0);
+        assert!(!last, "P1: copied what needs no copy {shared:?}");
+        let copy = self.take_node();
+        let children = self.children(shared);
+        for child in children {
+            self.retain(child, level - 1);
         }
-        let copy = self.take_frame();
-        if keep_bytes {
-            let pair = self.frames.get_disjoint_mut([copy.idx(), shared.idx()]);
-            let [to, from] = pair.expect("P3: a new frame is not the one it copies");
-            to.copy_from_slice(from);
-        }
+        self.node_mut(copy).0 = children;
         copy
     }
 
     /// Drops what a freed node refers to.
     fn release_children(&mut self, node: Slot, level: u8) {
-        for child in self.children(node).into_iter().filter(|child| !child.is_absent()) {
-            if self.table_mut(level - 1).release(child.0) && level > 1 {
-                self.release_children(child, level - 1);
-            }
+        for child in self.children(node) {
+            self.release(child, level - 1);
         }
-    }
-
-    fn table(&self, level: u8) -> &RefTable {
-        if level == 0 { &self.frame_refs } else { &self.node_refs }
-    }
-
-    fn table_mut(&mut self, level: u8) -> &mut RefTable {
-        if level == 0 { &mut self.frame_refs } else { &mut self.node_refs }
     }
 
     fn node(&self, slot: Slot) -> &Node {
@@ -323,94 +363,5 @@ impl std::fmt::Debug for PageStore {
             .field("used_count", &self.used_count())
             .field("node_count", &self.node_count())
             .finish()
-    }
-}
-
-/// Reference counts of one kind of entry, and its free entries: a bump pointer over what was
-/// never used, and a list threaded through the counts of what was freed.
-struct RefTable {
-    refs: Vec<u32>,
-    fresh: u32,
-    free_first: u32,
-    used: u32,
-}
-
-impl RefTable {
-    /// All free. The zeroed vector comes from untouched memory.
-    fn new(capacity: u32) -> RefTable {
-        RefTable { refs: vec![0; capacity as usize], fresh: 0, free_first: LIST_END, used: 0 }
-    }
-
-    fn capacity(&self) -> u32 {
-        self.refs.len() as u32
-    }
-
-    fn free_count(&self) -> u32 {
-        self.capacity() - self.used
-    }
-
-    fn count(&self, idx: u32) -> u32 {
-        let count = self.refs[idx as usize];
-        assert!(count != 0 && count & FREE == 0, "P3: entry {idx} is free");
-        count
-    }
-
-    /// A free entry, now with one reference.
-    fn take(&mut self) -> Option<u32> {
-        let idx = if self.free_first != LIST_END {
-            let idx = self.free_first;
-            let link = self.refs[idx as usize];
-            assert!(link & FREE != 0, "P2: entry {idx} is listed as free");
-            self.free_first = link & !FREE;
-            idx
-        } else if self.fresh < self.capacity() {
-            self.fresh += 1;
-            self.fresh - 1
-        } else {
-            return None;
-        };
-        self.refs[idx as usize] = 1;
-        self.used += 1;
-        Some(idx)
-    }
-
-    #[inline]
-    fn retain(&mut self, idx: u32) {
-        let count = self.count(idx) + 1;
-        assert!(count < FREE, "P3: too many references to entry {idx}");
-        self.refs[idx as usize] = count;
-    }
-
-    /// Drops a reference; whether it was the last.
-    #[inline]
-    fn release(&mut self, idx: u32) -> bool {
-        let count = self.count(idx) - 1;
-        if count > 0 {
-            self.refs[idx as usize] = count;
-            return false;
-        }
-        self.refs[idx as usize] = FREE | self.free_first;
-        self.free_first = idx;
-        self.used -= 1;
-        true
-    }
-
-    /// Panics unless the counts are `expected` and every other entry is free.
-    fn check(&self, expected: &[u32]) {
-        let mut free_count = 0;
-        let mut idx = self.free_first;
-        while idx != LIST_END {
-            let link = self.refs[idx as usize];
-            assert!(link & FREE != 0, "P2: listed entry {idx} is live");
-            free_count += 1;
-            assert!(free_count <= self.fresh, "P2: the free list has a cycle");
-            idx = link & !FREE;
-        }
-        assert_eq!(free_count + self.used, self.fresh, "P2: free + live == touched");
-        for (idx, (&count, &expected)) in self.refs.iter().zip(expected).enumerate() {
-            let count = if count & FREE == 0 { count } else { 0 };
-            assert_eq!(count, expected, "P3: references to entry {idx}");
-        }
-        assert!(self.refs[self.fresh as usize..].iter().all(|c| *c == 0), "P4: touched early");
     }
 }

@@ -427,6 +427,7 @@ impl Partition {
 
     fn publish(&mut self) {
         self.counters.frames_used = u64::from(self.store.used_count());
+        self.counters.patch_bytes = self.store.patch_bytes();
         self.counters.mail = u64::from(self.mail.count());
     }
 

@@ -31,15 +31,22 @@ impl Pages {
 }
 
 impl Delta for Pages {
-    fn held(&self, page_idx: u32) -> Option<&[u8; PAGE]> {
+    fn held<'a>(&'a self, page_idx: u32, _: &'a mut [u8; PAGE]) -> Option<&'a [u8; PAGE]> {
         self.0[page_idx as usize].as_deref()
     }
 
-    fn keep(&mut self, page_idx: u32, bytes: &[u8; PAGE]) {
+    fn holds(&self, page_idx: u32) -> bool {
+        self.0[page_idx as usize].is_some()
+    }
+
+    fn keep(&mut self, page_idx: u32, base: &[u8; PAGE], bytes: &[u8; PAGE]) -> bool {
         match &mut self.0[page_idx as usize] {
+            Some(page) if **page == *bytes => return false,
             Some(page) => **page = *bytes,
+            None if base == bytes => return false,
             empty => *empty = Some(Box::new(*bytes)),
         }
+        true
     }
 }
 
@@ -146,7 +153,7 @@ fn restore(c: &mut Criterion) {
                 };
                 let fill = |slot: &mut Slot| {
                     for page_idx in (0..page_count).map(page) {
-                        slot.write_page(page_idx, image.held(page_idx).expect("held"));
+                        slot.write_page(page_idx, image.0[page_idx as usize].as_deref().expect("held"));
                     }
                 };
                 bench.iter_batched_ref(make, fill, BatchSize::PerIteration);

@@ -48,6 +48,7 @@ counters! {
     Agents "agents" "Agents here now."
     LostAgents "lost_agents" "Agents lost in a restart and not created again."
     FramesUsed "frames_used" "Page frames in use now."
+    PatchBytes "patch_bytes" "Bytes of older versions beside frames."
     FramesTotal "frames_total" "Page frames of the arena."
     Connections "connections" "Client connections open now."
     Accepted "accepted" "Client connections accepted."

@@ -430,6 +430,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             (Counter::Faults, agents.faults),
             (Counter::Agents, agents.agents),
             (Counter::FramesUsed, agents.frames_used),
+            (Counter::PatchBytes, agents.patch_bytes),
             (Counter::FramesTotal, agents.frames_total),
             (Counter::LostAgents, agents.lost),
             (Counter::Connections, u64::from(self.connections.open_count())),

@@ -34,19 +34,27 @@ struct Pages {
 }
 
 impl Delta for Pages {
-    fn held(&self, page_idx: u32) -> Option<&[u8; PAGE]> {
+    fn held<'a>(&'a self, page_idx: u32, _: &'a mut [u8; PAGE]) -> Option<&'a [u8; PAGE]> {
         self.held.get(&page_idx)
     }
 
-    fn keep(&mut self, page_idx: u32, bytes: &[u8; PAGE]) {
-        self.held.insert(page_idx, *bytes);
-        self.reported.push(page_idx);
+    fn holds(&self, page_idx: u32) -> bool {
+        self.held.contains_key(&page_idx)
+    }
+
+    fn keep(&mut self, page_idx: u32, base: &[u8; PAGE], bytes: &[u8; PAGE]) -> bool {
+        let changed = self.held.get(&page_idx).unwrap_or(base) != bytes;
+        if changed {
+            self.held.insert(page_idx, *bytes);
+            self.reported.push(page_idx);
+        }
+        changed
     }
 }
 
 impl Pages {
     fn page<'a>(&'a self, base: &'a BaseImage, page_idx: u32) -> &'a [u8; PAGE] {
-        self.held(page_idx).unwrap_or(base.page(page_idx))
+        self.held.get(&page_idx).unwrap_or(base.page(page_idx))
     }
 }
 
@@ -156,7 +164,7 @@ impl Model {
     /// Takes the slot to another image, of the same length.
     fn follow(&mut self, memory: Vec<u8>, image: Pages) {
         for page_idx in 0..(memory.len() / PAGE) as u32 {
-            let (from, to) = (self.image.held(page_idx), image.held(page_idx));
+            let (from, to) = (self.image.held.get(&page_idx), image.held.get(&page_idx));
             match (from, to) {
                 (None, None) => {}
                 (_, Some(page)) => self.slot.write_page(page_idx, page),

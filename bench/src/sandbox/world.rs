@@ -184,7 +184,8 @@ impl World {
 
     /// Bytes of the arena in use.
     pub fn arena_used_bytes(&self) -> u64 {
-        self.partition.counters().frames_used * PAGE_BYTES as u64
+        let counters = self.partition.counters();
+        counters.frames_used * PAGE_BYTES as u64 + counters.patch_bytes
     }
 
     fn now(&self) -> Nanos {

@@ -206,15 +206,32 @@ impl Turn<'_> {
         self.image.changed_pages(other, self.store, pages);
     }
 
-    /// A page of the image; `None` when it has none of its own.
-    pub fn page(&self, page_idx: u32) -> Option<&[u8; PAGE_BYTES]> {
-        self.image.page(self.store, page_idx)
+    /// A page of the image over the template's page `under`, put together in `scratch` where it is
+    /// not in one piece ([`Image::page`]); `None` when the image has none of its own.
+    pub fn page<'a>(
+        &'a self,
+        page_idx: u32,
+        under: &[u8; PAGE_BYTES],
+        scratch: &'a mut [u8; PAGE_BYTES],
+    ) -> Option<&'a [u8; PAGE_BYTES]> {
+        self.image.page(self.store, page_idx, under, scratch)
     }
 
-    /// Makes `bytes` a page of the image ([`Image::put_page`]).
-    pub fn put_page(&mut self, page_idx: u32, bytes: &[u8; PAGE_BYTES]) -> Result<bool, Fault> {
+    /// Whether the image has a page of its own.
+    pub fn has_page(&self, page_idx: u32) -> bool {
+        self.image.has_page(self.store, page_idx)
+    }
+
+    /// Makes `bytes` a page of the image, over the template's ([`Image::put_page`]); whether the
+    /// image changed.
+    pub fn put_page(
+        &mut self,
+        page_idx: u32,
+        under: &[u8; PAGE_BYTES],
+        bytes: &[u8; PAGE_BYTES],
+    ) -> Result<bool, Fault> {
         self.draft.in_store = true;
-        let put = self.image.put_page(self.store, page_idx, bytes);
+        let put = self.image.put_page(self.store, page_idx, under, bytes);
         self.draft.in_store = false;
         Ok(put?)
     }

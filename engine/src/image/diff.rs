@@ -1,21 +1,18 @@
 //! Differences of two images: the byte ranges in which they differ.
 //!
 //! Owns: the walk over two trees at once.  Not: anything that changes an image.
-//! M5  what two images share (a subtree, a page) is skipped unread.
-//! M6  every differing byte is in a range, and a range starts and ends with one; ranges ascend and
+//! D1  what two images share (a subtree, a page) is skipped unread.
+//! D2  every differing byte is in a range, and a range starts and ends with one; ranges ascend and
 //!     are `DIFF_GAP_BYTES` or more apart.
 
 use super::{Image, page_of};
 use crate::limits::DIFF_RANGE_COUNT_MAX;
-use crate::page::{Frame, NODE_FANOUT, PAGE_BYTES, PageStore, Slot, ZERO_PAGE};
+use crate::page::{Frame, LINE_BYTES, NODE_FANOUT, PAGE_BYTES, PageStore, Slot, ZERO_PAGE};
 use crate::verb::DiffRange;
 
 /// Equal bytes between two differing ones that are listed along with them when they are fewer: a
 /// range takes as much room itself.
 pub const DIFF_GAP_BYTES: u64 = size_of::<DiffRange>() as u64;
-
-/// Pages are compared a line at a time; only lines that differ are looked at byte by byte.
-const LINE_BYTES: usize = 64;
 
 impl Image {
     /// The bytes in which `self` and `other` differ, both of `store`. Bytes past the end of the
@@ -25,16 +22,15 @@ impl Image {
         self.diff_over(other, store, &|_| None)
     }
 
-    /// As [`Image::diff`], where an absent page reads as what `blank` gives for it, zeros if
-    /// nothing.
+    /// As [`Image::diff`], where what lies under page `n` is `under(n)`, zeros if nothing.
     pub fn diff_over<'a>(
         &self,
         other: &Image,
         store: &'a PageStore,
-        blank: &'a dyn Fn(u32) -> Option<&'a Frame>,
+        under: &'a dyn Fn(u32) -> Option<&'a Frame>,
     ) -> Vec<DiffRange> {
         let common_bytes = self.len_bytes().min(other.len_bytes());
-        let mut walk = Walk { store, blank, common_bytes, ranges: Vec::new() };
+        let mut walk = Walk { store, under, common_bytes, ranges: Vec::new() };
         if common_bytes > 0 {
             let (a, b) = (Side::of(self), Side::of(other));
             walk.pages(a, b, a.height.max(b.height), 0);
@@ -45,9 +41,9 @@ impl Image {
 }
 
 impl Image {
-    /// Appends the pages whose frames are not the same in `self` and `other`, ascending; a page
+    /// Appends the pages that are not the same in `self` and `other`, ascending; a page
     /// that one of them lacks is among them. Pass [`Image::EMPTY`] for all pages there are. Cost:
-    /// the nodes that the two do not share (M5).
+    /// the nodes that the two do not share (D1).
     pub fn changed_pages(&self, other: &Image, store: &PageStore, pages: &mut Vec<u32>) {
         let (a, b) = (Side::of(self), Side::of(other));
         changed(store, a, b, a.height.max(b.height), 0, pages);
@@ -94,27 +90,30 @@ impl Side {
 
 struct Walk<'a> {
     store: &'a PageStore,
-    blank: &'a dyn Fn(u32) -> Option<&'a Frame>,
+    under: &'a dyn Fn(u32) -> Option<&'a Frame>,
     common_bytes: u64,
     ranges: Vec<DiffRange>,
 }
 
 impl<'a> Walk<'a> {
-    fn frame(&self, side: Side, page: u32) -> &'a Frame {
-        if side.slot.is_absent() {
-            return (self.blank)(page).unwrap_or(&ZERO_PAGE);
-        }
-        self.store.frame(side.slot)
+    fn page<'b>(&self, side: Side, page: u32, scratch: &'b mut Frame) -> &'b Frame
+    where
+        'a: 'b,
+    {
+        let under = (self.under)(page).unwrap_or(&ZERO_PAGE);
+        if side.slot.is_absent() { under } else { self.store.page(side.slot, under, scratch) }
     }
 
-    /// Compares two subtrees that stand at `level` above `page` (M5).
+    /// Compares two subtrees that stand at `level` above `page` (D1).
     fn pages(&mut self, a: Side, b: Side, level: u8, page: u32) {
         let full = self.ranges.len() > DIFF_RANGE_COUNT_MAX;
         if full || a == b || page > page_of(self.common_bytes - 1) {
             return;
         }
         if level == 0 {
-            return self.bytes(self.frame(a, page), self.frame(b, page), page);
+            let (mut left, mut right) = (ZERO_PAGE, ZERO_PAGE);
+            let (a, b) = (self.page(a, page, &mut left), self.page(b, page, &mut right));
+            return self.bytes(a, b, page);
         }
         let step = 1u32 << (super::DIGIT_BITS * (u32::from(level) - 1));
         for digit in 0..NODE_FANOUT {
@@ -123,6 +122,7 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Compares two pages a line at a time; only lines that differ are looked at byte by byte.
     fn bytes(&mut self, a: &Frame, b: &Frame, page: u32) {
         let base = u64::from(page) * PAGE_BYTES as u64;
         let len = (self.common_bytes - base).min(PAGE_BYTES as u64) as usize;
@@ -136,7 +136,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Lists `start..end`, which lies past all that is listed (M6).
+    /// Lists `start..end`, which lies past all that is listed (D2).
     fn add(&mut self, start: u64, end: u64) {
         if start == end {
             return;

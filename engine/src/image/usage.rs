@@ -3,10 +3,10 @@
 //! Owns: the walk that tells them apart.  Not: reference counts (`page.rs`).
 //! U1  a page is the image's own when no other image than it and its twin holds it.
 
-use super::{Image, PAGE};
+use super::Image;
 use crate::page::{PageStore, Slot};
 
-/// Where an image's pages are, in bytes of frames.
+/// Where an image's pages are, in bytes that they take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// Held by this image alone, or by it and its twin.
@@ -89,8 +89,8 @@ fn add_usage(store: &PageStore, slot: Slot, level: u8, held: Held, twin: Twin, u
             add_usage(store, child, level - 1, Held { own, copies: 0 }, below, usage);
         }
     } else if own {
-        usage.unique_bytes += PAGE;
+        usage.unique_bytes += store.page_bytes(slot);
     } else {
-        usage.shared_bytes += PAGE;
+        usage.shared_bytes += store.page_bytes(slot);
     }
 }

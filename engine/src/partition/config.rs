@@ -134,6 +134,8 @@ pub struct Counters {
     pub mail: u64,
     /// Page frames in use now.
     pub frames_used: u64,
+    /// Bytes of what versions keep, beside frames, of pages that have changed since.
+    pub patch_bytes: u64,
     /// Page frames there are.
     pub frames_total: u64,
 }

@@ -7,11 +7,10 @@
 
 use super::Partition;
 use super::branches::ForkPlan;
-use crate::agent::{Agent, Edge, State};
-use crate::behaviour::{Behaviour, Restored};
+use crate::agent::{Edge, State};
+use crate::behaviour::Restored;
 use crate::id::{Nanos, VersionId};
 use crate::limits::DIFF_RANGE_COUNT_MAX;
-use crate::page::{PAGE_BYTES, PageStore};
 use crate::refusal::Refusal;
 use crate::slots::NIL;
 use crate::verb::{AgentInfo, Origin, Reply, Verb, VersionRef};
@@ -61,12 +60,10 @@ impl Partition {
 
     fn read(&self, slot: u32, offset: u64, len_bytes: u32) -> Reply {
         let agent = &self.agents[slot];
-        let mut bytes = Vec::new();
-        agent.image.read(&self.store, offset, &mut bytes, len_bytes as usize);
         let behaviour = self.templates.behaviour(agent.template);
-        if behaviour.sealed_off().is_some() {
-            fill_from_base(agent, behaviour, &self.store, offset, &mut bytes);
-        }
+        let mut bytes = Vec::new();
+        let under = |page| behaviour.base_page(page);
+        agent.image.read_over(&self.store, offset, &mut bytes, len_bytes as usize, &under);
         Reply::Payload(Some(Bytes::from(bytes)))
     }
 
@@ -215,29 +212,5 @@ impl Partition {
 
     fn key_text(&self, slot: u32) -> String {
         self.agents[slot].key.as_str().into()
-    }
-}
-
-/// Puts what the template has in the place of the zeros that absent pages gave. `bytes` are those
-/// of the image from `offset`.
-fn fill_from_base(
-    agent: &Agent,
-    behaviour: &dyn Behaviour,
-    store: &PageStore,
-    offset: u64,
-    bytes: &mut [u8],
-) {
-    let mut at = 0;
-    while at < bytes.len() {
-        let position = offset + at as u64;
-        let page = (position / PAGE_BYTES as u64) as u32;
-        let start = (position % PAGE_BYTES as u64) as usize;
-        let len = (PAGE_BYTES - start).min(bytes.len() - at);
-        if agent.image.page(store, page).is_none()
-            && let Some(base) = behaviour.base_page(page)
-        {
-            bytes[at..at + len].copy_from_slice(&base[start..start + len]);
-        }
-        at += len;
     }
 }

@@ -136,7 +136,7 @@ impl Behaviour for SandboxTemplate {
             image.read(store, at as u64, &mut bytes, len);
             bytes
         };
-        image.page(store, 0).is_some()
+        image.has_page(store, 0)
             && decode_with(&mut read).is_ok_and(|state| !state.calls.is_empty())
     }
 
@@ -288,7 +288,7 @@ impl SandboxTemplate {
         }
         let started = Instant::now();
         let flat = !Arc::ptr_eq(agent.instance.slot().base(), &self.parts.base);
-        let mut kept = Kept { turn, template: flat.then_some(self), fault: None };
+        let mut kept = Kept { turn, template: self, flat, fault: None };
         let captured = agent.instance.slot_mut().capture(&mut kept);
         let fault = kept.fault;
         let captured = captured.map_err(|e| Fault::refused(e.to_string()))?;
@@ -329,24 +329,32 @@ impl SandboxTemplate {
 /// The image as the slot's capture sees it.
 struct Kept<'a, 't> {
     turn: &'a mut Turn<'t>,
-    /// Whose pages absent ones are, when the slot overlays another base than the template's.
-    template: Option<&'a SandboxTemplate>,
+    /// Whose pages absent ones are.
+    template: &'a SandboxTemplate,
+    /// Whether the slot overlays another base than the template's.
+    flat: bool,
     /// The first page that found no room.
     fault: Option<Fault>,
 }
 
 impl Delta for Kept<'_, '_> {
-    fn held(&self, page_idx: u32) -> Option<&[u8; PAGE]> {
+    fn held<'a>(&'a self, page_idx: u32, scratch: &'a mut [u8; PAGE]) -> Option<&'a [u8; PAGE]> {
         let page = page_idx + HOST_PAGES as u32;
-        self.turn.page(page).or_else(|| Some(self.template?.template_page(page)))
+        let under = self.template.template_page(page);
+        self.turn.page(page, under, scratch).or_else(|| self.flat.then_some(under))
     }
 
-    fn keep(&mut self, page_idx: u32, bytes: &[u8; PAGE]) {
-        if self.fault.is_none()
-            && let Err(fault) = self.turn.put_page(page_idx + HOST_PAGES as u32, bytes)
-        {
-            self.fault = Some(fault);
-        }
+    fn holds(&self, page_idx: u32) -> bool {
+        self.flat || self.turn.has_page(page_idx + HOST_PAGES as u32)
+    }
+
+    fn keep(&mut self, page_idx: u32, _: &[u8; PAGE], bytes: &[u8; PAGE]) -> bool {
+        let page = page_idx + HOST_PAGES as u32;
+        let put = self.turn.put_page(page, self.template.template_page(page), bytes);
+        put.unwrap_or_else(|fault| {
+            self.fault.get_or_insert(fault);
+            true
+        })
     }
 }
 

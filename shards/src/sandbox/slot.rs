@@ -87,10 +87,13 @@ fn kernel_refused(call: &'static str, source: io::Error) -> SlotError {
 
 /// What an image holds over its base: the sandbox's memory as one value.
 pub trait Delta {
-    /// The image's page; `None`: it is the base's, or zeros past the base's end.
-    fn held(&self, page_idx: u32) -> Option<&[u8; PAGE]>;
-    /// The page has changed: from now on the image holds these bytes.
-    fn keep(&mut self, page_idx: u32, bytes: &[u8; PAGE]);
+    /// The image's page, put together in `scratch` where it is not in one piece; `None`: it is the
+    /// base's, or zeros past the base's end.
+    fn held<'a>(&'a self, page_idx: u32, scratch: &'a mut [u8; PAGE]) -> Option<&'a [u8; PAGE]>;
+    /// Whether the image has the page.
+    fn holds(&self, page_idx: u32) -> bool;
+    /// From now on the image's page is `bytes`; whether it was not until now. `base` is the base's.
+    fn keep(&mut self, page_idx: u32, base: &[u8; PAGE], bytes: &[u8; PAGE]) -> bool;
 }
 
 /// What one capture did.
@@ -241,13 +244,9 @@ impl Slot {
         for page_idx in scratch.pages.iter().copied() {
             while old.next_if(|page| page.page_idx < page_idx).is_some() {}
             let idle = old.next_if(|page| page.page_idx == page_idx).map_or(0, |page| page.idle);
-            let bytes = self.page(page_idx);
-            let same = same(bytes, image.held(page_idx).unwrap_or(self.base.page(page_idx)));
-            let idle = if same { idle.saturating_add(1) } else { 0 };
-            if !same {
-                captured.changed_count += 1;
-                image.keep(page_idx, bytes);
-            }
+            let changed = image.keep(page_idx, self.base.page(page_idx), self.page(page_idx));
+            captured.changed_count += u32::from(changed);
+            let idle = if changed { 0 } else { idle.saturating_add(1) };
             if idle >= idle_max && protects {
                 scratch.cold.push(page_idx);
             }
@@ -271,8 +270,9 @@ impl Slot {
         self.scan(&mut scratch.pages)?;
         let base = Arc::clone(&self.base);
         let mut reverted_count = 0;
+        let mut whole = [0; PAGE];
         for page_idx in scratch.pages.iter().copied() {
-            let wanted = image.held(page_idx).unwrap_or(base.page(page_idx));
+            let wanted = image.held(page_idx, &mut whole).unwrap_or(base.page(page_idx));
             if !same(self.page(page_idx), wanted) {
                 self.write_page(page_idx, wanted);
                 reverted_count += 1;
@@ -317,7 +317,7 @@ impl Slot {
     fn cool(&self, scratch: &mut Scratch, image: &(impl Delta + ?Sized)) -> Result<u32, SlotError> {
         let extent = self.extent();
         let Some(tracker) = &extent.tracker else { return Ok(0) };
-        let kind = |page_idx: u32| image.held(page_idx).is_some();
+        let kind = |page_idx: u32| image.holds(page_idx);
         let mut runs =
             scratch.cold.chunk_by(|a, b| *b == *a + 1 && kind(*a) == kind(*b)).take(COOL_RUNS_MAX);
         let mut cooled_end = 0;

@@ -10,7 +10,7 @@ use crate::top::sample::{Sample, Shard};
 use anyhow::Result;
 
 /// Counters that a terminal shows.
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
     "agents",
     "connections",
     "turns",
@@ -18,6 +18,7 @@ const COLUMNS: [&str; 8] = [
     "faults",
     "refusals",
     "frames_used",
+    "patch_bytes",
     "frames_total",
 ];
 

@@ -71,8 +71,9 @@ impl SandboxTemplate {
         let instance = Instance::new(sandboxes, &self.parts.module, &base, lengths, host);
         let mut instance = instance.map_err(no_instance)?;
         instance.set_globals(&globals).map_err(no_instance)?;
+        let mut scratch = ZEROS;
         for page in pages {
-            let bytes = self.page(turn, page);
+            let bytes = self.page(turn, page, &mut scratch);
             instance.slot_mut().write_page(page - HOST_PAGES as u32, bytes);
         }
         Ok(Some(LiveAgent::new(instance, turn.share_image())))
@@ -115,8 +116,10 @@ impl SandboxTemplate {
             return Ok(nearest);
         }
         let mut memory = Vec::with_capacity(memory_bytes);
+        let mut scratch = ZEROS;
         for page in 0..(memory_bytes / PAGE) as u32 {
-            memory.extend_from_slice(self.page(turn, page + HOST_PAGES as u32));
+            let page = self.page(turn, page + HOST_PAGES as u32, &mut scratch);
+            memory.extend_from_slice(page);
         }
         let base = BaseImage::from_bytes(&memory).map_err(|e| Fault::refused(e.to_string()))?;
         let base = Arc::new(base);
@@ -129,8 +132,14 @@ impl SandboxTemplate {
     }
 
     /// A page of the agent's memory: the image's, or else the template's, or zeros.
-    fn page<'a>(&'a self, turn: &'a Turn<'_>, page: u32) -> &'a [u8; PAGE] {
-        turn.page(page).unwrap_or_else(|| self.template_page(page))
+    fn page<'a>(
+        &'a self,
+        turn: &'a Turn<'_>,
+        page: u32,
+        scratch: &'a mut [u8; PAGE],
+    ) -> &'a [u8; PAGE] {
+        let under = self.template_page(page);
+        turn.page(page, under, scratch).unwrap_or(under)
     }
 
     /// A page of the template's memory; zeros past its end.
@@ -154,13 +163,14 @@ impl SandboxTemplate {
         agent.instance.grow(wanted).map_err(|e| Fault::refused(e.to_string()))?;
         let mut pages = Vec::new();
         turn.changed_pages(&agent.held, &mut pages);
+        let mut scratch = ZEROS;
         for page in pages.into_iter().filter(|page| *page >= HOST_PAGES as u32) {
             let idx = page - HOST_PAGES as u32;
             let slot = agent.instance.slot_mut();
-            if turn.page(page).is_none() && Arc::ptr_eq(slot.base(), &self.parts.base) {
+            if !turn.has_page(page) && Arc::ptr_eq(slot.base(), &self.parts.base) {
                 slot.reset_page(idx).map_err(|e| Fault::refused(e.to_string()))?;
             } else {
-                slot.write_page(idx, self.page(turn, page));
+                slot.write_page(idx, self.page(turn, page, &mut scratch));
             }
         }
         agent.instance.set_globals(&state.globals).map_err(no_instance)?;
@@ -174,7 +184,7 @@ impl SandboxTemplate {
 
     /// The host state of the agent's image (B4).
     fn read_state(&self, turn: &mut Turn<'_>) -> Result<HostState, Fault> {
-        if turn.page(0).is_none() {
+        if !turn.has_page(0) {
             return Ok(self.parts.state.clone());
         }
         let mut read = |at: usize, len: usize| {

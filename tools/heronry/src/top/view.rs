@@ -179,8 +179,10 @@ fn cells(row: &Row) -> [String; 12] {
 }
 
 fn frames_percent(row: &Row) -> f64 {
+    const FRAME_BYTES: f64 = 4096.0;
     let total = row.shard.counter("frames_total").max(1);
-    row.shard.counter("frames_used") as f64 * 100.0 / total as f64
+    let patches = row.shard.counter("patch_bytes") as f64 / FRAME_BYTES;
+    (row.shard.counter("frames_used") as f64 + patches) * 100.0 / total as f64
 }
 
 #[cfg(test)]
