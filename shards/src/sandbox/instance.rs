@@ -5,7 +5,7 @@
 //! I1  a call that is paused holds its store; nothing else reaches it until the call ends.
 //! I2  after a trap the memory is in any state: the caller goes back to a version or drops the
 //!     instance. Dropping an instance frees everything, also while a call is paused.
-//! I3  a slice ends at the second tick after its start at the latest: [`SLICE_MS_MAX`].
+//! I3  a slice ends at the second tick after its start at the latest: [`SLICE_MAX`].
 //! I4  neither the engine nor an instance starts a thread; loading a compiled module starts none.
 
 mod call;
@@ -36,11 +36,11 @@ use trap::OverBudget;
 use wasmtime::{Engine, Memory, ResourceLimiter, Store, UpdateDeadline, V128, Val, ValType};
 
 /// Longest slice.
-pub const SLICE_MS_MAX: u64 = 2;
+pub const SLICE_MAX: Duration = Duration::from_millis(1);
 /// Ticks in a slice: the first one comes somewhere within the first tick's length.
-const SLICE_TICKS: u64 = SLICE_MS_MAX / TICK.as_millis() as u64;
+const SLICE_TICKS: u64 = (SLICE_MAX.as_micros() / TICK.as_micros()) as u64;
 /// Ticks that a module's start function may take before it is cut off.
-const START_TICKS_MAX: u64 = 1_000;
+const START_TICKS_MAX: u64 = 2_000;
 const WASM_PAGE: u64 = 65_536;
 
 /// What a shard's sandboxes are made by.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use wasmtime::Engine;
 
 /// Time between two ticks.
-pub(super) const TICK: Duration = Duration::from_millis(1);
+pub(super) const TICK: Duration = Duration::from_micros(500);
 /// Which real-time signal: the first few are other libraries'.
 const SIGNAL_OFFSET: libc::c_int = 6;
 
