@@ -1,5 +1,6 @@
 # CPython and the C libraries in it, from their sources: what takes minutes to build and seldom
-# changes. Sourced by tools/guests/build, which keeps the result under the hash of this file and
+# changes. Fewer pages for each turn: objects of the template may be immortal (guest.c makes them so),
+# the method cache fits into two pages, and small objects have half as many size classes. Sourced by tools/guests/build, which keeps the result under the hash of this file and
 # sqlite.c. Needs `work`, `guests`, `clang`, `jobs`, `fetch_crates`.
 
 # Debian's revision of the package may be any: security updates replace the old one on the mirrors.
@@ -29,6 +30,35 @@ fetch_python() {
   apt-get "${options[@]}" update
   apt-get "${options[@]}" source --download-only "$python_package"
   dpkg-source --no-check -x ./*.dsc "$work/python"
+}
+
+# edit FILE COUNT FROM TO: replaces every line that is FROM, of which there must be COUNT.
+edit() {
+  local found
+  found=$(grep -cxF -- "$3" "$1") || true
+  [ "$found" = "$2" ] || { echo "$1 has $found lines '$3', not $2"; return 1; }
+  FROM=$3 TO=$4 awk '$0 == ENVIRON["FROM"] { $0 = ENVIRON["TO"] } { print }' "$1" >"$1.edited"
+  mv "$1.edited" "$1"
+}
+
+# An object with this many references or more has them for ever: counting them writes nothing. The
+# count shifted left by two bits, as the garbage collector keeps it, fits into 32 bits.
+edit_python() {
+  cd "$work/python"
+  local mortal='op->ob_refcnt < HERONRY_IMMORTAL'
+  edit Include/object.h 1 'static inline void Py_INCREF(PyObject *op)' \
+    $'#define HERONRY_IMMORTAL 0x20000000\nstatic inline void Py_INCREF(PyObject *op)'
+  edit Include/object.h 1 '    op->ob_refcnt++;' "    if ($mortal) op->ob_refcnt++;"
+  edit Include/object.h 1 '    if (--op->ob_refcnt == 0) {' "    if ($mortal && --op->ob_refcnt == 0) {"
+  edit Include/internal/pycore_object.h 1 '    if (--op->ob_refcnt != 0) {' \
+    '    if (op->ob_refcnt >= HERONRY_IMMORTAL || --op->ob_refcnt != 0) {'
+  edit Include/internal/pycore_object.h 1 '    op->ob_refcnt--;' "    if ($mortal) op->ob_refcnt--;"
+  edit Python/ceval.c 2 '        if (--op->ob_refcnt == 0) { \' \
+    "        if ($mortal && --op->ob_refcnt == 0) { \\"
+  edit Include/internal/pycore_typeobject.h 1 '#define MCACHE_SIZE_EXP 12' '#define MCACHE_SIZE_EXP 9'
+  edit Objects/obmalloc.c 1 '#define ALIGNMENT               8               /* must be 2^N */' \
+    '#define ALIGNMENT               16'
+  edit Objects/obmalloc.c 1 '#define ALIGNMENT_SHIFT         3' '#define ALIGNMENT_SHIFT         4'
 }
 
 build_libraries() {
@@ -94,6 +124,7 @@ keep_python() {
 
 build_cpython() {
   step 'fetching the source of CPython' fetch_python
+  step 'editing the source of CPython' edit_python
   step 'compiling SQLite and zlib' build_libraries
   step 'configuring CPython' configure_python
   step 'compiling CPython' compile_python

@@ -13,6 +13,8 @@
 #include <internal/pycore_ast.h>
 #include <internal/pycore_asdl.h>
 #include <internal/pycore_compile.h>
+#include <internal/pycore_dict.h>
+#include <internal/pycore_global_objects.h>
 #include <internal/pycore_parser.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -35,6 +37,10 @@ HOST(key) int32_t host_key(char *ptr, int32_t cap);
 HOST(log) void host_log(const char *ptr, int32_t len);
 
 enum { LEND_BYTES = 4096, KEY_BYTES_MAX = 1024, PAGE_BYTES = 4096 };
+/* Of pymalloc: its size classes, and the head of a pool at most. */
+enum { SMALL_BYTES_MAX = 512, SMALL_BYTES_STEP = 16, POOL_HEAD_BYTES_MAX = 64 };
+/* More than any free block between objects. */
+enum { FRESH_BYTES = 1 << 20 };
 
 /* ---- the module _heronry ---- */
 
@@ -166,6 +172,109 @@ done:
   return code;
 }
 
+/* Objects that immortal() has found and not yet looked into. */
+static struct {
+  PyObject **objects;
+  size_t count, room;
+} reached;
+
+static int reach(PyObject *object, void *failed) {
+  if (object == NULL || object->ob_refcnt >= HERONRY_IMMORTAL) return 0;
+  if (reached.count == reached.room) {
+    size_t room = reached.room * 2 + 1024;
+    PyObject **objects = realloc(reached.objects, room * sizeof *objects);
+    if (objects == NULL) return *(int *)failed = 1;
+    reached.objects = objects;
+    reached.room = room;
+  }
+  object->ob_refcnt = HERONRY_IMMORTAL + HERONRY_IMMORTAL / 2;
+  reached.objects[reached.count++] = object;
+  return 0;
+}
+
+static void reach_type(PyTypeObject *type, int *failed) {
+  PyObject *parts[] = {type->tp_dict,  type->tp_bases,       type->tp_mro,
+                       type->tp_cache, type->tp_subclasses, (PyObject *)type->tp_base};
+  for (size_t idx = 0; idx < sizeof parts / sizeof *parts; idx++) reach(parts[idx], failed);
+  if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) return;
+  PyHeapTypeObject *heap = (PyHeapTypeObject *)type;
+  PyObject *names[] = {heap->ht_name, heap->ht_qualname, heap->ht_slots, heap->ht_module};
+  for (size_t idx = 0; idx < sizeof names / sizeof *names; idx++) reach(names[idx], failed);
+  PyDictKeysObject *keys = heap->ht_cached_keys;
+  for (Py_ssize_t idx = 0; keys != NULL && idx < keys->dk_nentries; idx++) {
+    reach(DK_UNICODE_ENTRIES(keys)[idx].me_key, failed);
+  }
+}
+
+/* What an object refers to, also where the garbage collector need not look. */
+static void look_into(PyObject *object, int *failed) {
+  PyTypeObject *type = Py_TYPE(object);
+  reach((PyObject *)type, failed);
+  if (PyType_Check(object)) reach_type((PyTypeObject *)object, failed);
+  if (PyObject_IS_GC(object) && type->tp_traverse != NULL) {
+    type->tp_traverse(object, reach, failed);
+  }
+  if (PyDict_Check(object)) {
+    PyObject *key, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(object, &at, &key, &value);) reach(key, failed);
+  }
+  if (PyCode_Check(object)) {
+    PyCodeObject *code = (PyCodeObject *)object;
+    PyObject *parts[] = {code->co_consts,          code->co_names,         code->co_exceptiontable,
+                         code->co_localsplusnames, code->co_localspluskinds, code->co_filename,
+                         code->co_name,            code->co_qualname,      code->co_linetable};
+    for (size_t idx = 0; idx < sizeof parts / sizeof *parts; idx++) reach(parts[idx], failed);
+  }
+}
+
+/* immortal(roots): from now on nobody counts references to the objects in the list `roots`, to all
+ * that these refer to, and to the small integers and strings: an agent that uses an object of the
+ * template does not write to it. None of them is ever freed. */
+static PyObject *py_immortal(PyObject *self, PyObject *roots) {
+  if (!PyList_Check(roots)) return PyErr_Format(PyExc_TypeError, "immortal takes a list");
+  int failed = 0;
+  for (Py_ssize_t idx = 0; idx < PyList_GET_SIZE(roots); idx++) {
+    reach(PyList_GET_ITEM(roots, idx), &failed);
+  }
+  for (int value = -_PY_NSMALLNEGINTS; value < _PY_NSMALLPOSINTS; value++) {
+    PyObject *number = PyLong_FromLong(value);
+    reach(number, &failed);
+    PyObject *text = value >= 0 && value < 256 ? PyUnicode_FromOrdinal(value) : NULL;
+    reach(text, &failed);
+  }
+  while (reached.count > 0 && !failed) look_into(reached.objects[--reached.count], &failed);
+  free(reached.objects);
+  memset(&reached, 0, sizeof reached);
+  if (failed) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+/* settle(): uses up what is free between the template's objects, so that an agent's own objects lie
+ * together in fresh pages instead of one here and one there in the template's. What it takes is
+ * never freed; it costs the template memory that nobody could use, once for all agents. */
+static PyObject *py_settle(PyObject *self, PyObject *args) {
+  for (size_t bytes = 1; bytes <= SMALL_BYTES_MAX; bytes += SMALL_BYTES_STEP) {
+    char *before = NULL, *block = PyObject_Malloc(bytes);
+    /* A pool whose first two blocks come one after the other was empty. */
+    while (block != NULL && !((uintptr_t)before % PAGE_BYTES <= POOL_HEAD_BYTES_MAX &&
+                              block > before && block < before + 2 * SMALL_BYTES_STEP + bytes)) {
+      before = block;
+      block = PyObject_Malloc(bytes);
+    }
+    PyObject_Free(before);
+    PyObject_Free(block);
+  }
+  char *fresh = malloc(FRESH_BYTES);
+  if (fresh == NULL) return PyErr_NoMemory();
+  for (size_t bytes = FRESH_BYTES / 2; bytes >= SMALL_BYTES_STEP; bytes -= bytes / 8) {
+    char *block = malloc(bytes);
+    while (block != NULL && block < fresh) block = malloc(bytes);
+    free(block);
+  }
+  free(fresh);
+  Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"reply", py_reply, METH_VARARGS, NULL},
     {"refuse", py_refuse, METH_VARARGS, NULL},
@@ -180,6 +289,8 @@ static PyMethodDef methods[] = {
     {"key", py_key, METH_NOARGS, NULL},
     {"log", py_log, METH_VARARGS, NULL},
     {"compile_exec", py_compile_exec, METH_VARARGS, NULL},
+    {"immortal", py_immortal, METH_O, NULL},
+    {"settle", py_settle, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

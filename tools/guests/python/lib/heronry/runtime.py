@@ -27,6 +27,7 @@ AGENT_FILE = "agent.py"
 FORKED = 1  # the argument of restored() in a branch
 VALUE = "<value>"  # no identifier, so no name of the agent's
 EXEC_SOURCES_MAX = 16
+EXERCISE_COUNT = 64
 
 _main = sys.modules["__main__"]
 names = _main.__dict__
@@ -137,11 +138,54 @@ def _define(source, filename):
         _heronry.fail(_trace(error).encode("utf-8", "backslashreplace"))
         return 1
     code = _finish()
-    # What exists now is the template's, for good: no later collection need visit (and so write to)
-    # it, which would make its pages private in every agent.
-    gc.collect()
-    gc.freeze()
+    _settle()
     return code
+
+
+def _settle():
+    """Makes what exists now the template's, for good.
+
+    A page that an agent writes to is its own, so little of the template should change in a turn:
+    its code has specialised, no collection visits its objects, nobody counts references to them,
+    and new objects lie elsewhere.
+    """
+    _exercise()
+    gc.collect()
+    types = [object]
+    known = set(types)
+    for found in types:
+        new = set(type.__subclasses__(found)) - known
+        known |= new
+        types.extend(new)
+    _heronry.immortal(gc.get_objects() + types)
+    gc.freeze()
+    _heronry.settle()
+
+
+def _exercise():
+    """Takes turns that nobody asked for, until the interpreter has specialised their code."""
+    global _exec_count
+    said = _heronry.reply, _heronry.refuse
+    handler = names.get("on_message")
+
+    async def answer(ctx, message):
+        return message
+
+    _heronry.reply = _heronry.refuse = lambda request, payload: None
+    names["on_message"] = answer
+    try:
+        for _ in range(EXERCISE_COUNT):
+            message(b"", 0)
+            for code in b"None", b"1", b"print(1)":
+                execute(code, 0)
+    finally:
+        _heronry.reply, _heronry.refuse = said
+        names["on_message"] = handler
+        if handler is None:
+            del names["on_message"]
+        for number in range(_exec_count):
+            linecache.cache.pop(f"exec-{number + 1}", None)
+        _exec_count = 0
 
 
 def load(source):
