@@ -177,7 +177,7 @@ impl Image {
         assert!(end <= self.len_bytes, "M2: page {page_idx} is past the image's end");
         let leaf = self.leaf(store, page_idx);
         let lines = if leaf.page.is_absent() {
-            differing(under, bytes)
+            differing(under, bytes, !0)
         } else {
             store.differing(leaf.page, under, bytes)
         };

@@ -21,6 +21,8 @@ use std::ops::Range;
 pub(crate) const LINE_BYTES: usize = 64;
 /// A patch of more lines becomes a page with a frame: as a patch it would save less than half.
 const PATCH_LINES_MAX: usize = 32;
+/// Lines that are compared in one go where some differ.
+const BLOCK_LINES: usize = 8;
 /// Pages for each frame there is, at most: so many may be patched.
 const PAGES_PER_FRAME_MAX: u64 = 16;
 /// The word of a page that says where its bytes are: a frame, or with [`PATCHED`] a patch.
@@ -37,6 +39,7 @@ type Line = [u8; LINE_BYTES];
 pub(crate) type Lines = u64;
 
 /// A page without a frame: these lines over those of another page.
+#[derive(Default)]
 struct Patch {
     /// The page to read for all other lines; [`NIL`]: what is under.
     newer: u32,
@@ -62,15 +65,24 @@ impl Patch {
 
     /// Adds those of `wanted` that are not here, from `from`.
     fn add(&mut self, wanted: Lines, mut from: impl FnMut(usize) -> Line) {
-        let mut missing = wanted & !self.mask;
+        let missing = wanted & !self.mask;
         self.lines.reserve_exact(missing.count_ones() as usize);
-        while missing != 0 {
-            let bit = missing & missing.wrapping_neg();
-            let at = (self.mask & (bit - 1)).count_ones() as usize;
-            self.lines.insert(at, from(bit.trailing_zeros() as usize));
-            self.mask |= bit;
-            missing &= !bit;
+        if self.mask == 0 {
+            each(missing, |line| self.lines.push(from(line)));
+        } else {
+            each(missing, |line| {
+                let at = (self.mask & ((1 << line) - 1)).count_ones() as usize;
+                self.lines.insert(at, from(line));
+                self.mask |= 1 << line;
+            });
         }
+        self.mask |= missing;
+    }
+
+    /// A line, if it is here.
+    fn line(&self, line: usize) -> Option<&Line> {
+        let at = (self.mask & ((1 << line) - 1)).count_ones() as usize;
+        (self.mask & (1 << line) != 0).then(|| &self.lines[at])
     }
 
     /// The lines here, by number.
@@ -167,7 +179,7 @@ impl Leaves {
     /// A page of these bytes, by what differs from `under` where that is little. The caller has
     /// ensured room for a frame.
     pub(super) fn take_over(&mut self, under: &Frame, bytes: &Frame) -> u32 {
-        let mask = differing(under, bytes);
+        let mask = differing(under, bytes, !0);
         if mask.count_ones() as usize > PATCH_LINES_MAX {
             let page = self.take();
             self.frames[self.pages.word(page, HOME) as usize] = *bytes;
@@ -237,15 +249,15 @@ impl Leaves {
         while let Some(number) = self.patch(at) {
             let patch = &self.patches[number];
             for (line, own) in patch.iter().filter(|(line, _)| missing & (1 << line) != 0) {
-                found |= u64::from(*own != lines(bytes)[line]) << line;
+                found |= u64::from(differs(own, &lines(bytes)[line])) << line;
             }
             missing &= !patch.mask;
             if patch.newer == NIL {
-                return found | differing(under, bytes) & missing;
+                return found | differing(under, bytes, missing);
             }
             at = patch.newer;
         }
-        found | differing(&self.frames[self.pages.word(at, HOME) as usize], bytes) & missing
+        found | differing(&self.frames[self.pages.word(at, HOME) as usize], bytes, missing)
     }
 
     /// Whether a change of these lines would have to save some of them first (P7).
@@ -364,6 +376,18 @@ impl Leaves {
         each(missing, |line| out[line] = lines(root)[line]);
     }
 
+    /// A line of a root.
+    fn root_line<'a>(&'a self, root: u32, under: &'a Frame, line: usize) -> &'a Line {
+        let whole = match self.patch(root) {
+            None => &self.frames[self.pages.word(root, HOME) as usize],
+            Some(number) => match self.patches[number].line(line) {
+                Some(own) => return own,
+                None => under,
+            },
+        };
+        &lines(whole)[line]
+    }
+
     /// Gives a patched page a frame.
     fn own_frame(&mut self, page: u32, under: &Frame) {
         let Some(number) = self.patch(page) else { return };
@@ -390,15 +414,9 @@ impl Leaves {
         if (mask | lines).count_ones() as usize > PATCH_LINES_MAX {
             return self.own_frame(older, under);
         }
-        let mut scratch = [0; PAGE_BYTES];
-        let home = self.pages.word(page, HOME);
-        let old = if home & PATCHED == 0 {
-            &self.frames[home as usize]
-        } else {
-            self.compose(page, under, &mut scratch);
-            &scratch
-        };
-        self.patches[number].add(missing, |line| self::lines(old)[line]);
+        let mut patch = std::mem::take(&mut self.patches[number]);
+        patch.add(missing, |line| *self.root_line(page, under, line));
+        self.patches[number] = patch;
         self.patch_bytes += u64::from(missing.count_ones()) * LINE_BYTES as u64;
     }
 
@@ -452,13 +470,36 @@ impl Leaves {
     }
 }
 
-/// The lines in which two pages differ.
-pub(crate) fn differing(a: &Frame, b: &Frame) -> Lines {
-    let mut mask = 0;
-    for (at, (a, b)) in lines(a).iter().zip(lines(b)).enumerate() {
-        mask |= u64::from(a != b) << at;
+/// Those of `wanted` lines in which two pages differ. Cost: about a comparison of the pages.
+pub(crate) fn differing(a: &Frame, b: &Frame, wanted: Lines) -> Lines {
+    let (a, b) = (lines(a), lines(b));
+    let (mut left, mut found) = (wanted, 0);
+    while left != 0 {
+        let start = left.trailing_zeros() as usize;
+        let end = start + (left >> start).trailing_ones() as usize;
+        // Clears the run: adding its lowest bit carries past its highest.
+        left &= left.wrapping_add(1 << start);
+        // Mostly all of a run is equal, else most blocks of it are.
+        if a[start..end] == b[start..end] {
+            continue;
+        }
+        for block in (start..end).step_by(BLOCK_LINES) {
+            let block = block..end.min(block + BLOCK_LINES);
+            if a[block.clone()] != b[block.clone()] {
+                for line in block {
+                    found |= u64::from(differs(&a[line], &b[line])) << line;
+                }
+            }
+        }
     }
-    mask
+    found
+}
+
+/// Whether two lines differ.
+#[inline]
+fn differs(a: &Line, b: &Line) -> bool {
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
+    words.fold(0, |found, (a, b)| found | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))) != 0
 }
 
 /// The lines that a range of bytes touches.
@@ -645,7 +686,8 @@ mod tests {
         assert_eq!(lines_of(4095..4096), 1 << 63);
         let (a, mut b) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
         (b[0], b[200]) = (1, 1);
-        assert_eq!(differing(&a, &b), 1 | 1 << 3);
-        assert_eq!(differing(&a, &a), 0);
+        assert_eq!(differing(&a, &b, !0), 1 | 1 << 3);
+        assert_eq!(differing(&a, &b, !1), 1 << 3);
+        assert_eq!(differing(&a, &a, !0), 0);
     }
 }
