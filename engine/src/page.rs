@@ -12,8 +12,8 @@ mod counts;
 mod leaves;
 
 use counts::{LIST_END, RefTable};
-pub(crate) use leaves::{LINE_BYTES, Lines, differing, lines_of};
 use leaves::Leaves;
+pub(crate) use leaves::{LINE_BYTES, Lines, differing, lines_of};
 
 use crate::image::Image;
 

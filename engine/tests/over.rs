@@ -19,13 +19,28 @@ fn under(page: usize) -> Option<Page> {
 #[derive(Clone, Debug)]
 enum Step {
     /// Changes bytes of a page of one image and puts the page.
-    Put { of: usize, page: usize, changes: Vec<(usize, u8)> },
+    Put {
+        of: usize,
+        page: usize,
+        changes: Vec<(usize, u8)>,
+    },
     /// Puts the template's own bytes.
-    PutBack { of: usize, page: usize },
+    PutBack {
+        of: usize,
+        page: usize,
+    },
     /// Fills a page.
-    Fill { of: usize, page: usize, byte: u8 },
-    Share { of: usize },
-    Release { of: usize },
+    Fill {
+        of: usize,
+        page: usize,
+        byte: u8,
+    },
+    Share {
+        of: usize,
+    },
+    Release {
+        of: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -76,7 +76,7 @@ fn poke(at: *mut u8, byte: u8) {
 fn capture(c: &mut Criterion) {
     let mut group = c.benchmark_group("slot_capture");
     for tracking in [Tracking::Userfault, Tracking::Compare] {
-        let plan = PoolPlan { tracking: Some(tracking), slots_max: Some(4) };
+        let plan = PoolPlan { tracking: Some(tracking), slots_max: Some(4), ..PoolPlan::default() };
         let Ok(pool) = SlotPool::new(plan) else { continue };
         let base = base();
         for page_count in [1u32, 10, 70] {
@@ -153,7 +153,10 @@ fn restore(c: &mut Criterion) {
                 };
                 let fill = |slot: &mut Slot| {
                     for page_idx in (0..page_count).map(page) {
-                        slot.write_page(page_idx, image.0[page_idx as usize].as_deref().expect("held"));
+                        slot.write_page(
+                            page_idx,
+                            image.0[page_idx as usize].as_deref().expect("held"),
+                        );
                     }
                 };
                 bench.iter_batched_ref(make, fill, BatchSize::PerIteration);

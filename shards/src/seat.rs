@@ -39,6 +39,8 @@ pub struct SeatPlan {
     pub unix: bool,
     /// Bytes of its arena.
     pub arena_bytes: u64,
+    /// Bytes of memory for its live sandboxes.
+    pub live_bytes: u64,
     /// The clock's calibration, so that all shards of a node agree on the time.
     pub calibration: heronry_numa::Calibration,
     /// The compiled config.

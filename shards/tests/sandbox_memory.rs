@@ -60,7 +60,7 @@ impl Pages {
 
 /// Both ways to find written pages, or the one that works here.
 fn trackings() -> Vec<Tracking> {
-    match SlotPool::new(PoolPlan { tracking: Some(Tracking::Userfault), slots_max: None }) {
+    match SlotPool::new(PoolPlan { tracking: Some(Tracking::Userfault), ..PoolPlan::default() }) {
         Ok(_) => vec![Tracking::Userfault, Tracking::Compare],
         Err(error) => {
             println!("skipped: the kernel's tracking: {error}");
@@ -70,7 +70,8 @@ fn trackings() -> Vec<Tracking> {
 }
 
 fn pool(tracking: Tracking) -> Rc<SlotPool> {
-    SlotPool::new(PoolPlan { tracking: Some(tracking), slots_max: Some(16) }).unwrap()
+    SlotPool::new(PoolPlan { tracking: Some(tracking), slots_max: Some(16), ..PoolPlan::default() })
+        .unwrap()
 }
 
 fn base(page_count: u32) -> Arc<BaseImage> {
@@ -348,6 +349,11 @@ fn r4_an_idle_reservation_lets_a_dropped_base_go() {
 
 #[test]
 fn r1_a_full_pool_refuses_and_says_how_many() {
+    // Memory for three slots, at what a slot is reckoned with, and for less than one.
+    for (memory_bytes, slots_max) in [(2_000_000, 3), (1000, 1)] {
+        let plan = PoolPlan { memory_bytes: Some(memory_bytes), ..PoolPlan::default() };
+        assert_eq!(SlotPool::new(plan).unwrap().slots_max(), slots_max);
+    }
     let pool = SlotPool::new(PoolPlan { slots_max: Some(2), ..PoolPlan::default() }).unwrap();
     let base = base(1);
     let take = || Slot::new(&pool, &base, lengths(PAGE, PAGE));

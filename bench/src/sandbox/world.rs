@@ -64,6 +64,7 @@ impl World {
     pub fn new(folders: Folders, arena_bytes: u64, live_max: u32) -> anyhow::Result<World> {
         let limits = LiveLimits {
             live_max: (live_max > 0).then_some(live_max),
+            live_bytes: None,
             memory_bytes_max: MEMORY_BYTES_MAX,
             turn_cpu_max: Duration::from_secs(60),
         };

@@ -249,7 +249,7 @@ impl Leaves {
         while let Some(number) = self.patch(at) {
             let patch = &self.patches[number];
             for (line, own) in patch.iter().filter(|(line, _)| missing & (1 << line) != 0) {
-                found |= u64::from(differs(own, &lines(bytes)[line])) << line;
+                found |= u64::from(*own != lines(bytes)[line]) << line;
             }
             missing &= !patch.mask;
             if patch.newer == NIL {
@@ -487,19 +487,12 @@ pub(crate) fn differing(a: &Frame, b: &Frame, wanted: Lines) -> Lines {
             let block = block..end.min(block + BLOCK_LINES);
             if a[block.clone()] != b[block.clone()] {
                 for line in block {
-                    found |= u64::from(differs(&a[line], &b[line])) << line;
+                    found |= u64::from(a[line] != b[line]) << line;
                 }
             }
         }
     }
     found
-}
-
-/// Whether two lines differ.
-#[inline]
-fn differs(a: &Line, b: &Line) -> bool {
-    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-    words.fold(0, |found, (a, b)| found | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))) != 0
 }
 
 /// The lines that a range of bytes touches.
@@ -587,7 +580,11 @@ mod tests {
             counts[ended] = 0;
             all.check(&counts);
             for (n, version) in versions.iter().enumerate().filter(|(n, _)| *n != ended) {
-                assert_eq!(byte(&all, *version, 8), n as u8, "version {n} after the end of {ended}");
+                assert_eq!(
+                    byte(&all, *version, 8),
+                    n as u8,
+                    "version {n} after the end of {ended}"
+                );
             }
             assert_eq!(all.frames().used(), 1);
             for (n, version) in versions.iter().enumerate().filter(|(n, _)| *n != ended) {

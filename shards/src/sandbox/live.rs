@@ -24,8 +24,10 @@ use std::time::Duration;
 /// Bounds of a shard's sandboxes.
 #[derive(Clone, Copy, Debug)]
 pub struct LiveLimits {
-    /// Most live instances; `None`: as many as the process may map.
+    /// Most live instances; `None`: as many as the process may map and `live_bytes` have room for.
     pub live_max: Option<u32>,
+    /// Memory for live instances; `None`: it does not bound their number.
+    pub live_bytes: Option<u64>,
     /// Largest linear memory of an agent in bytes; rounded down to whole Wasm pages.
     pub memory_bytes_max: u64,
     /// Most CPU time of one call into a guest.
@@ -141,7 +143,8 @@ impl Live {
     /// An empty cache for the shard of this thread.
     /// Errors: what the host lacks for sandboxes; `heronry doctor` says more.
     pub fn new(limits: LiveLimits, world: World) -> Result<Rc<Live>, super::InstanceError> {
-        let pool = PoolPlan { slots_max: limits.live_max, tracking: None };
+        let LiveLimits { live_max: slots_max, live_bytes: memory_bytes, .. } = limits;
+        let pool = PoolPlan { slots_max, memory_bytes, tracking: None };
         Live::with(SandboxPlan { pool, compiles: true }, limits, world)
     }
 

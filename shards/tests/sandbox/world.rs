@@ -118,6 +118,7 @@ impl World {
     pub fn with(settings: Settings) -> World {
         let limits = LiveLimits {
             live_max: Some(settings.live_max),
+            live_bytes: None,
             memory_bytes_max: settings.memory_bytes_max,
             turn_cpu_max: settings.turn_cpu_max,
         };

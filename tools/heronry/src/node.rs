@@ -33,6 +33,8 @@ use std::time::Duration;
 
 /// Part of memory that all arenas together may use when the config does not say.
 const ARENAS_PERCENT: u64 = 60;
+/// Part of memory that the live sandboxes of all shards together may use.
+const LIVE_PERCENT: u64 = 25;
 /// Descriptors of a shard that are no connections.
 const OWN_FILES: u64 = 128;
 /// A shard without a heartbeat for this long is taken for hung.
@@ -208,6 +210,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         0 => host.memory_bytes() / 100 * ARENAS_PERCENT / u64::from(shard_count),
         bytes => bytes,
     };
+    let live_bytes = host.memory_bytes() / 100 * LIVE_PERCENT / u64::from(shard_count);
     let compiled = config.to_bytes();
     let seats = places.iter().map(|place| SeatPlan {
         shard: ShardId(place.shard),
@@ -217,6 +220,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         tcp: Some(tcp),
         unix: true,
         arena_bytes,
+        live_bytes,
         calibration,
         config: compiled.clone(),
     });

@@ -28,6 +28,8 @@ pub const MAPPINGS_PER_SLOT: u32 = 3;
 const MAPPINGS_RESERVED: u32 = 6_000;
 /// What a process can address below the stack and the libraries: 47 bits, some left free.
 const ADDRESS_BYTES: usize = 120 << 40;
+/// Private pages that a slot is reckoned with: those of a Python agent after twenty steps.
+const SLOT_PRIVATE_BYTES: u64 = 512 << 10;
 /// The kernel's default, where the real number cannot be read.
 const MAP_COUNT_DEFAULT: u32 = 65_530;
 /// Idle reservations looked at for one that maps the wanted base already.
@@ -51,9 +53,12 @@ pub enum Tracking {
 /// What a pool is made by.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PoolPlan {
-    /// Slots at most; `None`: what the process's limit of mappings has room for. Say it where
-    /// several pools live in one process.
+    /// Slots at most; `None`: what the process's limit of mappings and `memory_bytes` have room for.
+    /// Say it where several pools live in one process.
     pub slots_max: Option<u32>,
+    /// Memory for the slots' private pages, as far as it decides how many slots there are; `None`:
+    /// it does not.
+    pub memory_bytes: Option<u64>,
     /// Forces how written pages are found; `None`: the kernel's way where it works.
     pub tracking: Option<Tracking>,
 }
@@ -124,7 +129,7 @@ impl SlotPool {
         Ok(Rc::new(SlotPool {
             tracker,
             fallback,
-            slots_max: plan.slots_max.unwrap_or_else(slots_that_fit),
+            slots_max: plan.slots_max.unwrap_or_else(|| slots_that_fit(plan.memory_bytes)),
             live_count: Cell::new(0),
             idle: RefCell::default(),
             warm: RefCell::default(),
@@ -334,10 +339,12 @@ impl Extent {
     }
 }
 
-/// Slots that the process's mappings and addresses have room for.
-fn slots_that_fit() -> u32 {
+/// Slots that the process's mappings and addresses, and this memory, have room for.
+fn slots_that_fit(memory_bytes: Option<u64>) -> u32 {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
     let limit = limit.and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(MAP_COUNT_DEFAULT);
     let mapped = limit.saturating_sub(MAPPINGS_RESERVED) / MAPPINGS_PER_SLOT;
-    mapped.min((ADDRESS_BYTES / RESERVED_BYTES) as u32).max(1)
+    let addressed = (ADDRESS_BYTES / RESERVED_BYTES) as u64;
+    let held = memory_bytes.map_or(u64::MAX, |bytes| bytes / SLOT_PRIVATE_BYTES);
+    u64::from(mapped).min(addressed).min(held).max(1) as u32
 }

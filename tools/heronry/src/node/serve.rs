@@ -99,7 +99,7 @@ impl Outfit {
                 roster,
                 listeners: handles,
                 link,
-                workshop: Box::new(workshop(&config)?),
+                workshop: Box::new(workshop(&plan, &config)?),
                 facts,
                 plan: LoopPlan {
                     spin: Nanos::from_us(u64::from(config.shards.spin_us)),
@@ -174,12 +174,13 @@ fn gateway(plan: &SeatPlan, config: &Config) -> Result<Resp> {
 }
 
 /// What makes sandboxes of the node's templates.
-fn workshop(config: &Config) -> Result<SandboxWorkshop> {
+fn workshop(plan: &SeatPlan, config: &Config) -> Result<SandboxWorkshop> {
     let sandbox = &config.sandbox;
     Ok(SandboxWorkshop::new(WorkshopPlan {
         cache_dir: crate::config::cache_dir(config),
         limits: LiveLimits {
             live_max: (sandbox.live_max > 0).then_some(sandbox.live_max),
+            live_bytes: Some(plan.live_bytes),
             memory_bytes_max: sandbox.memory_bytes_max,
             turn_cpu_max: Duration::from_millis(u64::from(sandbox.turn_ms_max)),
         },
