@@ -483,7 +483,7 @@ impl Oracle {
             numbers,
             // What was sent after it may be there already.
             waiting_count_min: agent.queue.len() as u64,
-            page_bytes: agent.memory.page_count() as u64 * 4096,
+            page_bytes_max: agent.memory.page_count() as u64 * 4096,
         }))
     }
 }

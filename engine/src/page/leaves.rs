@@ -148,9 +148,10 @@ impl Leaves {
         (count as u32).min(self.pages.free_count())
     }
 
-    /// Bytes that a page takes by itself.
+    /// Bytes that a page takes by itself, at most those of a frame.
     pub(super) fn bytes_of(&self, page: u32) -> u64 {
-        self.patch(page).map_or(PAGE_BYTES as u64, |number| self.patches[number].bytes())
+        let frame = PAGE_BYTES as u64;
+        self.patch(page).map_or(frame, |number| self.patches[number].bytes().min(frame))
     }
 
     pub(super) fn ref_count(&self, page: u32) -> u32 {
