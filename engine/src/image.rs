@@ -9,13 +9,14 @@
 //! M5  an image may lie over a template's: an absent page then is the template's, and one that was
 //!     put ([`Image::put_page`]) is read and put along with the template's page, never written.
 
+mod cut;
 mod diff;
+mod over;
 mod usage;
 
 use crate::limits::IMAGE_BYTES_MAX;
 use crate::page::{
-    Frame, Lines, NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE, differing,
-    lines_of,
+    Frame, Lines, NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE, lines_of,
 };
 
 pub use diff::DIFF_GAP_BYTES;
@@ -91,26 +92,6 @@ impl Image {
         len
     }
 
-    /// As [`Image::read`], where what lies under page `n` is `under(n)`, zeros if nothing (M5).
-    pub fn read_over<'u>(
-        &self,
-        store: &PageStore,
-        offset: u64,
-        out: &mut Vec<u8>,
-        len: usize,
-        under: &dyn Fn(u32) -> Option<&'u [u8; PAGE_BYTES]>,
-    ) -> usize {
-        let len = self.readable(offset, len);
-        out.reserve(len);
-        let mut scratch = ZERO_PAGE;
-        for run in Run::split(offset, len) {
-            let under = under(run.page).unwrap_or(&ZERO_PAGE);
-            let page = self.page(store, run.page, under, &mut scratch).unwrap_or(under);
-            out.extend_from_slice(&page[run.in_page()]);
-        }
-        len
-    }
-
     /// Page `page_idx`, counted from 0, put together in `scratch` where it is not in one piece;
     /// `None` when never written or past the end. `under` is the template's page (M5), or zeros.
     pub fn page<'a>(
@@ -161,46 +142,6 @@ impl Image {
         let grows = end > self.len_bytes;
         self.len_bytes = self.len_bytes.max(end);
         Ok(changed || grows)
-    }
-
-    /// Makes `bytes` the page `page_idx`, which lies before the image's end, over the template's
-    /// page `under` (M5); returns whether the image changed. Cost: a comparison, the lines that
-    /// change, and a path of nodes where a version holds the page. On an error nothing changed (M1).
-    pub fn put_page(
-        &mut self,
-        store: &mut PageStore,
-        page_idx: u32,
-        under: &[u8; PAGE_BYTES],
-        bytes: &[u8; PAGE_BYTES],
-    ) -> Result<bool, PageError> {
-        let end = (u64::from(page_idx) + 1) * PAGE;
-        assert!(end <= self.len_bytes, "M2: page {page_idx} is past the image's end");
-        let leaf = self.leaf(store, page_idx);
-        let lines = if leaf.page.is_absent() {
-            differing(under, bytes, !0)
-        } else {
-            store.differing(leaf.page, under, bytes)
-        };
-        if lines == 0 {
-            return Ok(false);
-        }
-        if leaf.unshared {
-            store.ensure(leaf.change_need(store, lines))?;
-            store.write_lines(leaf.page, under, lines, bytes);
-            return Ok(true);
-        }
-        store.ensure(self.page_need(store, page_idx))?;
-        let few = lines.count_ones() <= Lines::BITS / 2;
-        if !leaf.page.is_absent() && few && store.is_root(leaf.page) {
-            let page = self.own_page(store, page_idx, false);
-            store.write_lines(page, under, lines, bytes);
-            return Ok(true);
-        }
-        let above = self.own_nodes(store, page_idx);
-        let page = store.take_page_over(under, bytes);
-        let old = self.hang(store, above, page);
-        store.release(old, 0);
-        Ok(true)
     }
 
     /// Makes the image `len_bytes` long: cut, or grown by zeros, which take no page. Cost of
@@ -398,90 +339,6 @@ impl Image {
         self.hang(store, above, own);
         own
     }
-
-    /// Drops what lies past `len_bytes`, less than the present length, and lowers the tree.
-    fn cut(&mut self, store: &mut PageStore, len_bytes: u64) -> Result<(), PageError> {
-        if len_bytes == 0 {
-            std::mem::replace(self, Image::EMPTY).release(store);
-            return Ok(());
-        }
-        let last = page_of(len_bytes - 1);
-        if u64::from(last) >= page_span(self.height) {
-            return Ok(()); // The tree ends before the cut.
-        }
-        let tail = (len_bytes - 1) as usize % PAGE_BYTES + 1;
-        let height = self.height.min(height_of(last + 1));
-        let plan = self.cut_plan(store, last, tail, height);
-        store.ensure(plan.need)?;
-        while self.height > height {
-            self.lower(store);
-        }
-        let mut above = None;
-        for level in (1..=self.height).rev().filter(|level| plan.levels[usize::from(*level)]) {
-            let node = self.own(store, above, level, true);
-            let boundary = digit(last, level);
-            for digit in boundary + 1..NODE_FANOUT {
-                let dropped = store.replace_child(node, digit, Slot::ABSENT);
-                store.release(dropped, level - 1);
-            }
-            above = Some((node, boundary));
-        }
-        if plan.levels[0] {
-            let page = self.own(store, above, 0, true);
-            store.write(page, tail, &ZERO_PAGE[tail..]);
-        }
-        Ok(())
-    }
-
-    /// Which levels above `last`, the last page to stay, a cut changes; a level that changes has
-    /// all above it changed too.
-    fn cut_plan(&self, store: &PageStore, last: u32, tail: usize, height: u8) -> CutPlan {
-        let mut path = [(Slot::ABSENT, false); HEIGHT_MAX as usize + 1];
-        let (mut slot, mut unshared) = (self.root, true);
-        for level in (0..=self.height).rev() {
-            if slot.is_absent() {
-                break;
-            }
-            unshared &= store.is_unshared(slot, level);
-            path[usize::from(level)] = (slot, unshared);
-            if level > 0 {
-                slot = store.child(slot, digit(last, level));
-            }
-        }
-        let mut plan = CutPlan::default();
-        let mut changes = false;
-        for level in 0..=height {
-            let (slot, unshared) = path[usize::from(level)];
-            if slot.is_absent() {
-                continue;
-            }
-            if level == 0 {
-                let leaf = Leaf { page: slot, unshared };
-                let is_zero = |page: &Frame| page[tail..].iter().all(|byte| *byte == 0);
-                changes = !leaf.with_bytes(store, is_zero);
-                if changes {
-                    plan.need = leaf.change_need(store, lines_of(tail..PAGE_BYTES));
-                }
-            } else {
-                let past = digit(last, level) + 1;
-                changes |= store.children(slot)[past..].iter().any(|child| !child.is_absent());
-                plan.need.nodes += u32::from(changes && !unshared);
-            }
-            plan.levels[usize::from(level)] = changes;
-        }
-        plan
-    }
-
-    /// Makes the root's first child the root.
-    fn lower(&mut self, store: &mut PageStore) {
-        if !self.root.is_absent() {
-            let child = store.child(self.root, 0);
-            store.retain(child, self.height - 1);
-            store.release(self.root, self.height);
-            self.root = child;
-        }
-        self.height -= 1;
-    }
 }
 
 /// A page as an image sees it.
@@ -512,13 +369,6 @@ impl Leaf {
             None => act(store.page(self.page, &ZERO_PAGE, &mut [0; PAGE_BYTES])),
         }
     }
-}
-
-/// What a cut changes on the path of the last page that stays.
-#[derive(Default)]
-struct CutPlan {
-    levels: [bool; HEIGHT_MAX as usize + 1],
-    need: Need,
 }
 
 /// The part of a byte range that lies in one page.

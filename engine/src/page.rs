@@ -1,7 +1,7 @@
 //! The page store: pages and the radix nodes above them, shared and changed without copies.
 //!
-//! Owns: nodes, reference counts, what may be taken.  Not: the pages' bytes (`page/leaves.rs`), which
-//! image uses what (`image.rs`), the log, the clock.  One owner, so counts are plain integers
+//! Owns: nodes, reference counts, what may be taken.  Not: the pages' bytes (`page/leaves.rs`),
+//! which image uses what (`image.rs`), the log, the clock.  One owner, so counts are plain integers
 //! without a lock.
 //! P1  what a page or node with more than one reference reads as never changes.
 //! P2  free + live == capacity, for frames, pages and nodes.
@@ -10,10 +10,11 @@
 
 mod counts;
 mod leaves;
+mod patch;
 
 use counts::{LIST_END, RefTable};
 use leaves::Leaves;
-pub(crate) use leaves::{LINE_BYTES, Lines, differing, lines_of};
+pub(crate) use patch::{LINE_BYTES, Lines, differing, lines_of};
 
 use crate::image::Image;
 

@@ -13,16 +13,12 @@
 //! P8  frames and patches together take at most what all frames would.
 
 use super::counts::{LIST_END, RefTable};
+use super::patch::{LINE_BYTES, Line, Lines, Patch, differing, each, lines, lines_mut, lines_of};
 use super::{Frame, PAGE_BYTES};
 use crate::slots::{NIL, Slots};
-use std::ops::Range;
 
-/// Bytes that a patch keeps or leaves out as one.
-pub(crate) const LINE_BYTES: usize = 64;
 /// A patch of more lines becomes a page with a frame: as a patch it would save less than half.
 const PATCH_LINES_MAX: usize = 32;
-/// Lines that are compared in one go where some differ.
-const BLOCK_LINES: usize = 8;
 /// Pages for each frame there is, at most: so many may be patched.
 const PAGES_PER_FRAME_MAX: u64 = 16;
 /// The word of a page that says where its bytes are: a frame, or with [`PATCHED`] a patch.
@@ -30,71 +26,6 @@ const HOME: usize = 1;
 /// The word of a page that says which page is patched over it, plus one; 0: none.
 const OLDER: usize = 2;
 const PATCHED: u32 = 1 << 31;
-
-const _: () = assert!(PAGE_BYTES / LINE_BYTES == u64::BITS as usize);
-
-type Line = [u8; LINE_BYTES];
-
-/// Lines of a page, as bits.
-pub(crate) type Lines = u64;
-
-/// A page without a frame: these lines over those of another page.
-#[derive(Default)]
-struct Patch {
-    /// The page to read for all other lines; [`NIL`]: what is under.
-    newer: u32,
-    /// Which lines are here; in this order in `lines`.
-    mask: Lines,
-    lines: Vec<Line>,
-}
-
-impl Patch {
-    /// Bytes that it takes (P8).
-    fn bytes(&self) -> u64 {
-        (size_of::<Patch>() + self.lines.len() * LINE_BYTES) as u64
-    }
-
-    /// Makes these lines what `from` gives for them.
-    fn put(&mut self, lines: Lines, mut from: impl FnMut(usize) -> Line) {
-        each(lines & self.mask, |line| {
-            let at = (self.mask & ((1 << line) - 1)).count_ones() as usize;
-            self.lines[at] = from(line);
-        });
-        self.add(lines, from);
-    }
-
-    /// Adds those of `wanted` that are not here, from `from`.
-    fn add(&mut self, wanted: Lines, mut from: impl FnMut(usize) -> Line) {
-        let missing = wanted & !self.mask;
-        self.lines.reserve_exact(missing.count_ones() as usize);
-        if self.mask == 0 {
-            each(missing, |line| self.lines.push(from(line)));
-        } else {
-            each(missing, |line| {
-                let at = (self.mask & ((1 << line) - 1)).count_ones() as usize;
-                self.lines.insert(at, from(line));
-                self.mask |= 1 << line;
-            });
-        }
-        self.mask |= missing;
-    }
-
-    /// A line, if it is here.
-    fn line(&self, line: usize) -> Option<&Line> {
-        let at = (self.mask & ((1 << line) - 1)).count_ones() as usize;
-        (self.mask & (1 << line) != 0).then(|| &self.lines[at])
-    }
-
-    /// The lines here, by number.
-    fn iter(&self) -> impl Iterator<Item = (usize, &Line)> {
-        let mut left = self.mask;
-        self.lines.iter().map(move |line| {
-            let at = left.trailing_zeros() as usize;
-            left &= left - 1;
-            (at, line)
-        })
-    }
-}
 
 /// The pages of a store.
 pub(super) struct Leaves {
@@ -471,55 +402,6 @@ impl Leaves {
     }
 }
 
-/// Those of `wanted` lines in which two pages differ. Cost: about a comparison of the pages.
-pub(crate) fn differing(a: &Frame, b: &Frame, wanted: Lines) -> Lines {
-    let (a, b) = (lines(a), lines(b));
-    let (mut left, mut found) = (wanted, 0);
-    while left != 0 {
-        let start = left.trailing_zeros() as usize;
-        let end = start + (left >> start).trailing_ones() as usize;
-        // Clears the run: adding its lowest bit carries past its highest.
-        left &= left.wrapping_add(1 << start);
-        // Mostly all of a run is equal, else most blocks of it are.
-        if a[start..end] == b[start..end] {
-            continue;
-        }
-        for block in (start..end).step_by(BLOCK_LINES) {
-            let block = block..end.min(block + BLOCK_LINES);
-            if a[block.clone()] != b[block.clone()] {
-                for line in block {
-                    found |= u64::from(a[line] != b[line]) << line;
-                }
-            }
-        }
-    }
-    found
-}
-
-/// The lines that a range of bytes touches.
-pub(crate) fn lines_of(range: Range<usize>) -> Lines {
-    if range.is_empty() {
-        return 0;
-    }
-    let (first, last) = (range.start / LINE_BYTES, (range.end - 1) / LINE_BYTES);
-    (!0 << first) & (!0 >> (u64::BITS as usize - 1 - last))
-}
-
-fn lines(page: &Frame) -> &[Line] {
-    page.as_chunks().0
-}
-
-fn lines_mut(page: &mut Frame) -> &mut [Line] {
-    page.as_chunks_mut().0
-}
-
-fn each(mut mask: Lines, mut act: impl FnMut(usize)) {
-    while mask != 0 {
-        act(mask.trailing_zeros() as usize);
-        mask &= mask - 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -673,19 +555,5 @@ mod tests {
         all.release(versions[3]);
         all.release(versions[0]);
         assert_eq!(all.used_bytes(), 0);
-    }
-
-    #[test]
-    fn lines_are_those_that_bytes_touch() {
-        assert_eq!(lines_of(0..0), 0);
-        assert_eq!(lines_of(0..1), 1);
-        assert_eq!(lines_of(63..65), 3);
-        assert_eq!(lines_of(0..PAGE_BYTES), !0);
-        assert_eq!(lines_of(4095..4096), 1 << 63);
-        let (a, mut b) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
-        (b[0], b[200]) = (1, 1);
-        assert_eq!(differing(&a, &b, !0), 1 | 1 << 3);
-        assert_eq!(differing(&a, &b, !1), 1 << 3);
-        assert_eq!(differing(&a, &a, !0), 0);
     }
 }

@@ -357,8 +357,9 @@ pub const COMMANDS: &[Command] = &[
             resp3: "map: `key`, `id` (32 hex digits), `shard`, `state`, `version`, \
                     `version_count`, `image_bytes`, `unique_bytes` (pages that nothing but \
                     the present and its head version holds), `shared_bytes` (pages that older \
-                    versions, parent or branches hold too), `mailbox_count`, `turn_count`, \
-                    `failure_count`, `parent` (or null), `branch_count`.",
+                    versions, parent or branches hold too; one that they changed since counts by \
+                    the lines that differ), `mailbox_count`, `turn_count`, `failure_count`, \
+                    `parent` (or null), `branch_count`.",
             resp2: "flat array of names and values.",
         },
         errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],

@@ -53,8 +53,8 @@ pub enum Tracking {
 /// What a pool is made by.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PoolPlan {
-    /// Slots at most; `None`: what the process's limit of mappings and `memory_bytes` have room for.
-    /// Say it where several pools live in one process.
+    /// Slots at most; `None`: what the process's limit of mappings and `memory_bytes` have room
+    /// for. Say it where several pools live in one process.
     pub slots_max: Option<u32>,
     /// Memory for the slots' private pages, as far as it decides how many slots there are; `None`:
     /// it does not.
