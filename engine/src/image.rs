@@ -355,8 +355,8 @@ impl Leaf {
 
     /// What a change of these lines takes, beside nodes.
     fn change_need(&self, store: &PageStore, lines: Lines) -> Need {
-        let takes = !self.unshared || store.change_takes_room(self.page, lines);
-        Need { frames: u32::from(takes), nodes: 0 }
+        let frames = if self.unshared { store.change_frames(self.page, lines) } else { 1 };
+        Need { frames, nodes: 0 }
     }
 
     /// Hands the page's bytes to `act`, zeros for an absent one.

@@ -22,8 +22,9 @@ use crate::image::Image;
 pub const PAGE_BYTES: usize = 4096;
 /// Children of a radix node.
 pub const NODE_FANOUT: usize = 16;
-/// Bound of nodes per frame. A page alone on a path of its own needs five.
-pub const NODES_PER_FRAME_MAX: u32 = 8;
+/// Bound of nodes per frame. A page alone on a path of its own needs five, and a version that
+/// changes one line of it as many again.
+pub const NODES_PER_FRAME_MAX: u32 = 64;
 
 /// Nodes are allocated in blocks of this many, so that growth never copies.
 const NODE_BLOCK: usize = 1024;
@@ -79,7 +80,7 @@ impl Slot {
 /// What a change takes from the store at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Need {
-    /// New frames: one for each page that is made, or that changes while others hold it.
+    /// New frames, or as much room as they take.
     pub(crate) frames: u32,
     /// New nodes.
     pub(crate) nodes: u32,
@@ -192,6 +193,10 @@ impl PageStore {
             let (used_bytes, arena_bytes) = (self.used_bytes(), self.arena_bytes());
             return Err(PageError::Full { used_bytes, arena_bytes });
         }
+        if need.frames > self.leaves.pages().free_count() {
+            let (used_bytes, arena_bytes) = self.leaves.pages().bytes();
+            return Err(PageError::Full { used_bytes, arena_bytes });
+        }
         if need.nodes > self.node_refs.free_count() {
             let bytes = |count: u32| u64::from(count) * size_of::<Node>() as u64;
             return Err(PageError::Full {
@@ -258,10 +263,11 @@ impl PageStore {
         self.leaves.bytes_of(slot.0)
     }
 
-    /// Whether a change of these lines of an unshared page takes room: for the page's own bytes, or
-    /// to keep what older versions read.
-    pub(crate) fn change_takes_room(&self, slot: Slot, lines: Lines) -> bool {
-        self.leaves.whole(slot.0).is_none() || self.leaves.saves(slot.0, lines)
+    /// Frames that a change of these lines of an unshared page takes at most: for the page's own
+    /// bytes, and to keep what older versions read.
+    pub(crate) fn change_frames(&self, slot: Slot, lines: Lines) -> u32 {
+        let own = self.leaves.whole(slot.0).is_none();
+        u32::from(own) + u32::from(self.leaves.saves(slot.0, lines))
     }
 
     /// Writes into an unshared page over zeros (P1). What that takes was ensured.
@@ -321,7 +327,7 @@ impl PageStore {
     }
 
     /// A page of the same value to change in place of a shared one; drops the reference to that.
-    /// With `keep_bytes` false it may hold anything, and is over zeros if it is not a root.
+    /// With `keep_bytes` false it may hold anything, else `shared` is a root or over zeros.
     /// Cost: constant, mostly: see [`Leaves`].
     pub(crate) fn take_page_copy(&mut self, shared: Slot, keep_bytes: bool) -> Slot {
         Slot(self.leaves.take_copy(shared.0, &ZERO_PAGE, keep_bytes))

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use heronry_engine::{Image, PAGE_BYTES, PageStore};
+use heronry_engine::{Image, PAGE_BYTES, PageError, PageStore};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -10,6 +10,8 @@ type Page = [u8; PAGE_BYTES];
 
 const PAGE_COUNT: usize = 20;
 const FRAME_COUNT: usize = 400;
+/// So few that many a step finds no room.
+const FRAME_COUNT_TIGHT: usize = 12;
 
 /// What the template has at each page; the last ones are past its end.
 fn under(page: usize) -> Option<Page> {
@@ -68,8 +70,8 @@ struct World {
 }
 
 impl World {
-    fn new() -> World {
-        let mut store = PageStore::new(vec![0xA5; FRAME_COUNT * PAGE_BYTES].leak());
+    fn new(frame_count: usize) -> World {
+        let mut store = PageStore::new(vec![0xA5; frame_count * PAGE_BYTES].leak());
         let unders: Vec<Option<Page>> = (0..PAGE_COUNT).map(under).collect();
         let mut image = Image::EMPTY;
         image.resize(&mut store, (PAGE_COUNT * PAGE_BYTES) as u64).unwrap();
@@ -106,9 +108,13 @@ impl World {
     fn put(&mut self, of: usize, page: usize, bytes: Page) {
         let under = self.unders[page].unwrap_or([0; PAGE_BYTES]);
         let (image, pages) = &mut self.images[of];
-        let changed = image.put_page(&mut self.store, page as u32, &under, &bytes).unwrap();
-        assert_eq!(changed, pages[page] != bytes);
-        pages[page] = bytes;
+        match image.put_page(&mut self.store, page as u32, &under, &bytes) {
+            Ok(changed) => {
+                assert_eq!(changed, pages[page] != bytes);
+                pages[page] = bytes;
+            }
+            Err(error) => assert!(matches!(error, PageError::Full { .. }), "{error}"),
+        }
     }
 
     fn check(&self) {
@@ -132,8 +138,11 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn m5_images_over_a_template_match_the_oracle(steps in vec(step(), 1..60)) {
-        let mut world = World::new();
+    fn m5_images_over_a_template_match_the_oracle(
+        tight in any::<bool>(),
+        steps in vec(step(), 1..60),
+    ) {
+        let mut world = World::new(if tight { FRAME_COUNT_TIGHT } else { FRAME_COUNT });
         for step in &steps {
             world.take(step);
             world.check();
@@ -146,7 +155,7 @@ proptest! {
 
 #[test]
 fn m5_a_version_costs_the_lines_that_its_turn_changed() {
-    let mut world = World::new();
+    let mut world = World::new(FRAME_COUNT);
     for turn in 0..10 {
         world.take(&Step::Share { of: 0 });
         for page in 0..PAGE_COUNT {

@@ -138,15 +138,15 @@ enum Step {
 }
 
 impl Step {
-    /// Pages that it may change.
-    fn touched_count(&self) -> u32 {
+    /// Frames that it may take: two for each page, when an older version's lines must be kept too.
+    fn frames_max(&self) -> u32 {
         let count = |offset: u64, len: usize| {
-            (offset + len as u64).div_ceil(PAGE).saturating_sub(offset / PAGE) as u32
+            2 * (offset + len as u64).div_ceil(PAGE).saturating_sub(offset / PAGE) as u32
         };
         match self {
             Step::Write { offset, bytes, .. } => count(*offset, bytes.len()),
             Step::Rewrite { offset, len, .. } => count(*offset, *len),
-            _ => 1,
+            _ => 2,
         }
     }
 }
@@ -534,7 +534,7 @@ proptest! {
         world.take(last);
         let nodes_after = world.store.node_count();
         world.end();
-        let enough = used_bytes.div_ceil(PAGE) as u32 + last.touched_count();
+        let enough = used_bytes.div_ceil(PAGE) as u32 + last.frames_max();
         for frames in (used_bytes / PAGE) as u32..=enough {
             for nodes in nodes_before..=nodes_after {
                 let (mut world, room) = run(frames, nodes);

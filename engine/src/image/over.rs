@@ -53,9 +53,13 @@ impl Image {
             store.write_lines(leaf.page, under, lines, bytes);
             return Ok(true);
         }
-        store.ensure(self.page_need(store, page_idx))?;
         let few = lines.count_ones() <= Lines::BITS / 2;
-        if !leaf.page.is_absent() && few && store.is_root(leaf.page) {
+        let root = !leaf.page.is_absent() && store.is_root(leaf.page);
+        let mut need = self.page_need(store, page_idx);
+        // A root that is a patch may come to need a frame, beside the lines of the older page.
+        need.frames += u32::from(root && store.whole_page(leaf.page).is_none());
+        store.ensure(need)?;
+        if root && few {
             let page = self.own_page(store, page_idx, false);
             store.write_lines(page, under, lines, bytes);
             return Ok(true);

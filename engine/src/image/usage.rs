@@ -16,7 +16,7 @@ pub struct Usage {
 }
 
 impl Image {
-    /// Frames that nothing but this image and `twin` holds, and those that others hold too. An
+    /// Bytes of pages that nothing but this image and `twin` holds, and that others hold too. An
     /// agent's present and its head version are twins; [`Image::EMPTY`] is nobody's. Cost: every
     /// page that is there.
     pub fn usage(&self, store: &PageStore, twin: &Image) -> Usage {

@@ -33,6 +33,12 @@ impl<const W: usize> RefTable<W> {
         self.used
     }
 
+    /// Bytes of the entries with a reference, and of all there may be.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let bytes = |count: u32| u64::from(count) * (W * size_of::<u32>()) as u64;
+        (bytes(self.used), bytes(self.capacity()))
+    }
+
     /// One past the highest entry that was ever used.
     pub(super) fn fresh(&self) -> u32 {
         self.fresh

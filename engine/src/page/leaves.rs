@@ -10,17 +10,19 @@
 //! P6  a page that only a patch needs does not stay: its bytes go to that patch.
 //! P7  a page's bytes change only while it has one reference, and what its patch shows does not
 //!     change then: the lines about to change are saved in the patch first (P1).
-//! P8  frames and patches together take at most what all frames would.
+//! P8  frames and patches together count at most what all frames would. Patches are on the heap, so
+//!     frames that were used once and are free stand beside them.
 
 use super::counts::{LIST_END, RefTable};
 use super::patch::{LINE_BYTES, Line, Lines, Patch, differing, each, lines, lines_mut, lines_of};
 use super::{Frame, PAGE_BYTES};
 use crate::slots::{NIL, Slots};
 
-/// A patch of more lines becomes a page with a frame: as a patch it would save less than half.
+/// A patch of more lines becomes a page with a frame: as a patch it would save less than half. One
+/// that inherits lines (P6) may come to more.
 const PATCH_LINES_MAX: usize = 32;
 /// Pages for each frame there is, at most: so many may be patched.
-const PAGES_PER_FRAME_MAX: u64 = 16;
+const PAGES_PER_FRAME_MAX: u64 = 40;
 /// The word of a page that says where its bytes are: a frame, or with [`PATCHED`] a patch.
 const HOME: usize = 1;
 /// The word of a page that says which page is patched over it, plus one; 0: none.
@@ -75,8 +77,7 @@ impl Leaves {
     /// Frames, or as much as frames, that can be taken (P8).
     pub(super) fn room_count(&self) -> u32 {
         let all_bytes = u64::from(self.frames_used.capacity()) * PAGE_BYTES as u64;
-        let count = all_bytes.saturating_sub(self.used_bytes()) / PAGE_BYTES as u64;
-        (count as u32).min(self.pages.free_count())
+        (all_bytes.saturating_sub(self.used_bytes()) / PAGE_BYTES as u64) as u32
     }
 
     /// Bytes that a page takes by itself, at most those of a frame.

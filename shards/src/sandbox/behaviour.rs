@@ -349,6 +349,9 @@ impl Delta for Kept<'_, '_> {
     }
 
     fn keep(&mut self, page_idx: u32, _: &[u8; PAGE], bytes: &[u8; PAGE]) -> bool {
+        if self.fault.is_some() {
+            return true;
+        }
         let page = page_idx + HOST_PAGES as u32;
         let put = self.turn.put_page(page, self.template.template_page(page), bytes);
         put.unwrap_or_else(|fault| {
