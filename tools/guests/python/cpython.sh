@@ -1,7 +1,8 @@
 # CPython and the C libraries in it, from their sources: what takes minutes to build and seldom
-# changes. Fewer pages for each turn: objects of the template may be immortal (guest.c makes them so),
-# the method cache fits into two pages, and small objects have half as many size classes. Sourced by tools/guests/build, which keeps the result under the hash of this file and
-# sqlite.c. Needs `work`, `guests`, `clang`, `jobs`, `fetch_crates`.
+# changes. Fewer pages for each turn: objects of the template may be immortal (guest.c makes them
+# so), the method cache fits into two pages, and small objects have half as many size classes.
+# Sourced by tools/guests/build, which keeps the result under the hash of this file and sqlite.c.
+# Needs `work`, `guests`, `clang`, `jobs`, `fetch_crates`.
 
 # Debian's revision of the package may be any: security updates replace the old one on the mirrors.
 python_package=python3.11
@@ -49,13 +50,15 @@ edit_python() {
   edit Include/object.h 1 'static inline void Py_INCREF(PyObject *op)' \
     $'#define HERONRY_IMMORTAL 0x20000000\nstatic inline void Py_INCREF(PyObject *op)'
   edit Include/object.h 1 '    op->ob_refcnt++;' "    if ($mortal) op->ob_refcnt++;"
-  edit Include/object.h 1 '    if (--op->ob_refcnt == 0) {' "    if ($mortal && --op->ob_refcnt == 0) {"
+  edit Include/object.h 1 '    if (--op->ob_refcnt == 0) {' \
+    "    if ($mortal && --op->ob_refcnt == 0) {"
   edit Include/internal/pycore_object.h 1 '    if (--op->ob_refcnt != 0) {' \
     '    if (op->ob_refcnt >= HERONRY_IMMORTAL || --op->ob_refcnt != 0) {'
   edit Include/internal/pycore_object.h 1 '    op->ob_refcnt--;' "    if ($mortal) op->ob_refcnt--;"
   edit Python/ceval.c 2 '        if (--op->ob_refcnt == 0) { \' \
     "        if ($mortal && --op->ob_refcnt == 0) { \\"
-  edit Include/internal/pycore_typeobject.h 1 '#define MCACHE_SIZE_EXP 12' '#define MCACHE_SIZE_EXP 9'
+  edit Include/internal/pycore_typeobject.h 1 '#define MCACHE_SIZE_EXP 12' \
+    '#define MCACHE_SIZE_EXP 9'
   edit Objects/obmalloc.c 1 '#define ALIGNMENT               8               /* must be 2^N */' \
     '#define ALIGNMENT               16'
   edit Objects/obmalloc.c 1 '#define ALIGNMENT_SHIFT         3' '#define ALIGNMENT_SHIFT         4'

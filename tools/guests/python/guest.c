@@ -14,7 +14,6 @@
 #include <internal/pycore_asdl.h>
 #include <internal/pycore_compile.h>
 #include <internal/pycore_dict.h>
-#include <internal/pycore_global_objects.h>
 #include <internal/pycore_parser.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -227,20 +226,14 @@ static void look_into(PyObject *object, int *failed) {
   }
 }
 
-/* immortal(roots): from now on nobody counts references to the objects in the list `roots`, to all
- * that these refer to, and to the small integers and strings: an agent that uses an object of the
- * template does not write to it. None of them is ever freed. */
+/* immortal(roots): from now on nobody counts references to the objects in the list `roots`, nor to
+ * all that these refer to: an agent that uses an object of the template does not write to it. None
+ * is ever freed. The interpreter's own static objects have counts that high from the start. */
 static PyObject *py_immortal(PyObject *self, PyObject *roots) {
   if (!PyList_Check(roots)) return PyErr_Format(PyExc_TypeError, "immortal takes a list");
   int failed = 0;
   for (Py_ssize_t idx = 0; idx < PyList_GET_SIZE(roots); idx++) {
     reach(PyList_GET_ITEM(roots, idx), &failed);
-  }
-  for (int value = -_PY_NSMALLNEGINTS; value < _PY_NSMALLPOSINTS; value++) {
-    PyObject *number = PyLong_FromLong(value);
-    reach(number, &failed);
-    PyObject *text = value >= 0 && value < 256 ? PyUnicode_FromOrdinal(value) : NULL;
-    reach(text, &failed);
   }
   while (reached.count > 0 && !failed) look_into(reached.objects[--reached.count], &failed);
   free(reached.objects);
@@ -254,26 +247,30 @@ static PyObject *py_immortal(PyObject *self, PyObject *roots) {
  * never freed; it costs the template memory that nobody could use, once for all agents. */
 static PyObject *py_settle(PyObject *self, PyObject *args) {
   for (size_t bytes = 1; bytes <= SMALL_BYTES_MAX; bytes += SMALL_BYTES_STEP) {
-    char *before = NULL, *block = PyObject_Malloc(bytes);
+    void *before = NULL, *block = PyObject_Malloc(bytes);
     /* A pool whose first two blocks come one after the other was empty. */
-    while (block != NULL && !((uintptr_t)before % PAGE_BYTES <= POOL_HEAD_BYTES_MAX &&
-                              block > before && block < before + 2 * SMALL_BYTES_STEP + bytes)) {
+    while (block != NULL &&
+           !((uintptr_t)before % PAGE_BYTES <= POOL_HEAD_BYTES_MAX &&
+             (uintptr_t)block - (uintptr_t)before < 2 * SMALL_BYTES_STEP + bytes)) {
       before = block;
       block = PyObject_Malloc(bytes);
     }
     PyObject_Free(before);
     PyObject_Free(block);
   }
-  char *fresh = malloc(FRESH_BYTES);
+  void *fresh = malloc(FRESH_BYTES);
   if (fresh == NULL) return PyErr_NoMemory();
   for (size_t bytes = FRESH_BYTES / 2; bytes >= SMALL_BYTES_STEP; bytes -= bytes / 8) {
-    char *block = malloc(bytes);
-    while (block != NULL && block < fresh) block = malloc(bytes);
+    void *block = malloc(bytes);
+    while (block != NULL && (uintptr_t)block < (uintptr_t)fresh) block = malloc(bytes);
     free(block);
   }
   free(fresh);
   Py_RETURN_NONE;
 }
+
+/* ignore(request, payload): stands for reply and refuse when nobody asked. */
+static PyObject *py_ignore(PyObject *self, PyObject *args) { Py_RETURN_NONE; }
 
 static PyMethodDef methods[] = {
     {"reply", py_reply, METH_VARARGS, NULL},
@@ -289,6 +286,7 @@ static PyMethodDef methods[] = {
     {"key", py_key, METH_NOARGS, NULL},
     {"log", py_log, METH_VARARGS, NULL},
     {"compile_exec", py_compile_exec, METH_VARARGS, NULL},
+    {"ignore", py_ignore, METH_VARARGS, NULL},
     {"immortal", py_immortal, METH_O, NULL},
     {"settle", py_settle, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

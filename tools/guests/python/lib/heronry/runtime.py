@@ -151,13 +151,15 @@ def _settle():
     """
     _exercise()
     gc.collect()
-    types = [object]
-    known = set(types)
-    for found in types:
+    classes = [object]
+    known = set(classes)
+    for found in classes:
         new = set(type.__subclasses__(found)) - known
         known |= new
-        types.extend(new)
-    _heronry.immortal(gc.get_objects() + types)
+        classes.extend(new)
+    # A second time, what namespaces have got since is not found through them: they are immortal.
+    values = [value for module in list(sys.modules.values()) for value in vars(module).values()]
+    _heronry.immortal(gc.get_objects() + classes + values)
     gc.freeze()
     _heronry.settle()
 
@@ -171,12 +173,12 @@ def _exercise():
     async def answer(ctx, message):
         return message
 
-    _heronry.reply = _heronry.refuse = lambda request, payload: None
+    _heronry.reply = _heronry.refuse = _heronry.ignore
     names["on_message"] = answer
     try:
         for _ in range(EXERCISE_COUNT):
             message(b"", 0)
-            for code in b"None", b"1", b"print(1)":
+            for code in b"None", b"1", b"__builtins__.print(1)":
                 execute(code, 0)
     finally:
         _heronry.reply, _heronry.refuse = said
