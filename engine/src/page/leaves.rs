@@ -10,8 +10,7 @@
 //! P6  a page that only a patch needs does not stay: its bytes go to that patch.
 //! P7  a page's bytes change only while it has one reference, and what its patch shows does not
 //!     change then: the lines about to change are saved in the patch first (P1).
-//! P8  frames and patches together count at most what all frames would. Patches are on the heap, so
-//!     frames that were used once and are free stand beside them.
+//! P8  frames and patches, which are on the heap, count at most what all frames would.
 
 use super::counts::{LIST_END, RefTable};
 use super::patch::{LINE_BYTES, Line, Lines, Patch, differing, each, lines, lines_mut, lines_of};

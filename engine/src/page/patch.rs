@@ -22,7 +22,7 @@ pub(crate) type Lines = u64;
 /// A page without a frame: these lines over those of another page.
 #[derive(Default)]
 pub(super) struct Patch {
-    /// The page to read for all other lines; [`NIL`]: what is under.
+    /// The page to read for all other lines; `NIL`: what is under.
     pub(super) newer: u32,
     /// Which lines are here; in this order in `lines`.
     pub(super) mask: Lines,
