@@ -14,7 +14,7 @@ use std::hint::black_box;
 
 /// Agents that messages go to, in turn.
 const AGENT_COUNT: u64 = 850;
-const ORIGIN: Origin = Origin::Connection { conn: 0, generation: 0, seq: 0 };
+const ORIGIN: Origin = Origin::Connection { conn: 0, generation: 0, seq: 0, ack: Ack::Sealed };
 
 fn partition(arena_bytes: usize) -> Partition {
     let config = PartitionConfig { agents_max: u32::MAX, ..PartitionConfig::default() };

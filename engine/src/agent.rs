@@ -12,15 +12,17 @@ use crate::image::Image;
 use crate::key::AgentKey;
 use crate::mailbox::Mailbox;
 use crate::partition::dedupe::Dedupe;
+use crate::partition::journal::Chain;
 use crate::partition::serving::Serving;
 use crate::slots::NIL;
 use crate::version::VersionTree;
 use std::collections::VecDeque;
 
 /// Lifecycle state. An agent that was terminated is gone and has none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum State {
     /// Takes turns.
+    #[default]
     Active,
     /// Takes no turns; messages wait.
     Suspended,
@@ -66,6 +68,17 @@ impl State {
     }
 }
 
+/// Where an agent's image and versions are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Residence {
+    /// In memory (tiers L1 and L2).
+    Warm,
+    /// In the log only (tier L3).
+    Cold,
+    /// On their way from the log.
+    Loading,
+}
+
 /// Place in the run queue (`partition/queue.rs`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Queued {
@@ -107,6 +120,8 @@ pub(crate) struct Rare {
     pub(crate) dedupe: Dedupe,
     /// Calls that are open or whose result waits in the mailbox.
     pub(crate) calls: Vec<CallId>,
+    /// Sends that their receivers may not have on disk yet.
+    pub(crate) sends: Vec<CallId>,
     /// Requests that the agent keeps open.
     pub(crate) held: Vec<RequestId>,
     /// The request whose turn has paused.
@@ -134,7 +149,12 @@ pub(crate) struct Agent {
     /// Turns that changed the image since it was last sealed.
     pub(crate) unsealed_count: u32,
     pub(crate) template: u16,
+    pub(crate) residence: Residence,
     state: State,
+    /// Its index in the list of changed agents; 0: not there.
+    pub(crate) dirty: u64,
+    /// What the log has of it.
+    pub(crate) logged: Option<Box<Chain>>,
 }
 
 const _: () = assert!(size_of::<Agent>() <= 256);
@@ -166,8 +186,27 @@ impl Agent {
             failure_count: 0,
             unsealed_count: 0,
             template: birth.template,
+            residence: Residence::Warm,
             state: State::Active,
+            dirty: 0,
+            logged: None,
         }
+    }
+
+    /// Takes the state that the log gives.
+    pub(crate) fn restore_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    /// Its calls, and its sends.
+    pub(crate) fn all_calls(&self) -> impl Iterator<Item = CallId> {
+        let rare = self.rare.as_deref();
+        rare.into_iter().flat_map(|rare| rare.calls.iter().chain(&rare.sends).copied())
+    }
+
+    /// Whether receivers may not have all that it sent.
+    pub(crate) fn has_sends(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.sends.is_empty())
     }
 
     pub(crate) fn state(&self) -> State {
@@ -201,7 +240,9 @@ impl Agent {
 
     /// Whether the agent has something to do (V3).
     pub(crate) fn is_due(&self) -> bool {
-        !self.state.is_held() && (!self.mailbox.is_empty() || self.is_paused())
+        !self.state.is_held()
+            && self.residence == Residence::Warm
+            && (!self.mailbox.is_empty() || self.is_paused())
     }
 
     /// Failures within the quarantine's window, as of the last one.

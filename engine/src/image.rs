@@ -10,6 +10,7 @@
 //!     put ([`Image::put_page`]) is read and put along with the template's page, never written.
 
 mod cut;
+mod delta;
 mod diff;
 mod over;
 mod usage;
@@ -19,6 +20,7 @@ use crate::page::{
     Frame, Lines, NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE, lines_of,
 };
 
+pub(crate) use delta::Under;
 pub use diff::DIFF_GAP_BYTES;
 pub use usage::Usage;
 

@@ -15,6 +15,7 @@ pub mod id;
 pub mod image;
 pub mod key;
 pub mod limits;
+pub mod log;
 pub mod mailbox;
 pub mod page;
 pub mod partition;

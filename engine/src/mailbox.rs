@@ -138,6 +138,23 @@ impl Mailbox {
         Some(self.unlink(mail, NIL, self.first))
     }
 
+    /// The result of a call that waits here.
+    pub(crate) fn returned<'a>(
+        &self,
+        mail: &'a Mail,
+        call: CallId,
+    ) -> Option<&'a Result<Option<Bytes>, Refusal>> {
+        let mut node = self.first;
+        while node != NIL {
+            let Node { item, next } = &mail.nodes[node];
+            match item {
+                Item::Returned { call: other, result } if *other == call => return Some(result),
+                _ => node = *next,
+            }
+        }
+        None
+    }
+
     /// Takes the first item after `kept` that is a control verb. `kept` is the last item passed
     /// over: [`NIL`] to begin; stays good while only this function removes items.
     pub fn pop_control(&mut self, mail: &mut Mail, kept: &mut u32) -> Option<Item> {

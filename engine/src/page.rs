@@ -286,6 +286,17 @@ impl PageStore {
         self.leaves.is_root(slot.0)
     }
 
+    /// Whether a page is read over what is under it, not from a frame.
+    pub(crate) fn is_over(&self, slot: Slot) -> bool {
+        self.leaves.is_over(slot.0)
+    }
+
+    /// The lines in which `new` may differ from `old`: those that patches name where the one was
+    /// made of the other, else all. Cost: the patches between them.
+    pub(crate) fn lines_since(&self, old: Slot, new: Slot) -> Lines {
+        self.leaves.lines_since(old.0, new.0)
+    }
+
     /// Child `digit` of a node.
     pub(crate) fn child(&self, slot: Slot, digit: usize) -> Slot {
         self.node(slot).0[digit]

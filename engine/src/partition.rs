@@ -14,16 +14,19 @@ mod calls;
 mod config;
 pub(crate) mod dedupe;
 mod effects;
+pub(crate) mod journal;
 mod lifecycle;
 mod listing;
 mod lost;
 mod queue;
+mod record;
+mod replay;
 pub(crate) mod serving;
 pub(crate) mod table;
 mod turns;
 mod verbs;
 
-use crate::agent::{Agent, State};
+use crate::agent::{Agent, Residence, State};
 use crate::behaviour::{Behaviour, Draft, Native};
 use crate::directory::{Directory, Route};
 use crate::id::{AgentId, CallId, Nanos, ShardId, TenantId};
@@ -36,6 +39,7 @@ use crate::template::{TemplateError, Templates};
 use crate::verb::{Ack, Event, Origin, Reply, Request, Target, Verb};
 use bytes::Bytes;
 use calls::{Calls, Overdue};
+use journal::Journal;
 use listing::Hot;
 use lost::Lost;
 use queue::RunQueue;
@@ -44,7 +48,11 @@ use table::Table;
 use turns::Ran;
 
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
+pub use journal::{Flush, Live, Made};
+pub use replay::{LoadError, Recovery};
 
+/// How long to wait before a message is sent again to a shard that was not up.
+const AGAIN_AFTER: Nanos = Nanos::from_ms(20);
 /// Overdue calls that one [`Partition::expire`] ends.
 const EXPIRE_COUNT_MAX: usize = 1_024;
 
@@ -62,10 +70,14 @@ pub struct Partition {
     directory: Directory,
     lost: Lost,
     hot: Hot,
+    journal: Journal,
     draft: Draft,
     events: Vec<Event>,
     roster: Vec<RosterChange>,
     counters: Counters,
+    disk_full: bool,
+    /// COMMITs of branches whose parent, named first, is on its way from the log.
+    commits: Vec<(AgentId, Address, Origin)>,
 }
 
 /// Whom a request names.
@@ -84,6 +96,7 @@ impl Partition {
             Counters { frames_total: u64::from(store.frame_count()), ..Counters::default() };
         Partition {
             directory: Directory::new(config.shard, config.shard_count),
+            journal: Journal::new(config.log),
             config,
             store,
             templates: Templates::new(templates),
@@ -99,6 +112,8 @@ impl Partition {
             events: Vec::new(),
             roster: Vec::new(),
             counters,
+            disk_full: false,
+            commits: Vec::new(),
         }
     }
 
@@ -107,8 +122,15 @@ impl Partition {
     /// now or after some [`Partition::run_turn`].
     pub fn accept(&mut self, now: Nanos, request: Request) {
         self.counters.requests += 1;
-        if request.ack == Ack::Durable {
-            return self.reply(request.origin, Err(Refusal::NoLog));
+        let ack = match request.ack {
+            Ack::Template => self.config.ack,
+            ack => ack,
+        };
+        let request = Request { ack, origin: request.origin.with(ack), ..request };
+        if ack == Ack::Durable
+            && let Err(refusal) = self.check_durable(&request.verb)
+        {
+            return self.reply(request.origin, Err(refusal));
         }
         if let Err(refusal) = self.config.check(&request) {
             return self.reply(request.origin, Err(refusal));
@@ -140,11 +162,20 @@ impl Partition {
     /// not await any more is counted and dropped.
     pub fn answer(
         &mut self,
-        _now: Nanos,
+        now: Nanos,
         agent: AgentId,
         call: CallId,
         result: Result<Reply, Refusal>,
     ) {
+        if let Err(Refusal::TryAgain { .. }) = &result
+            && self.journal.on
+            && self.calls.again(agent, call, now.after(AGAIN_AFTER))
+        {
+            return;
+        }
+        if self.calls.is_send(agent, call) {
+            return self.end_send(agent, call);
+        }
         if !self.calls.note_return(agent, call) {
             self.counters.late_replies += 1;
             return;
@@ -167,6 +198,7 @@ impl Partition {
     /// Serves one mailbox item of the next agent, round robin; `None` when no agent has any.
     pub fn run_turn(&mut self, now: Nanos) -> Option<TurnReport> {
         let slot = self.queue.pop(&mut self.agents)?;
+        self.touch(slot);
         let agent = &mut self.agents[slot];
         let id = agent.id;
         let paused = agent.rare.as_mut().and_then(|rare| rare.paused.take());
@@ -221,7 +253,14 @@ impl Partition {
     /// [`Refusal::Timeout`]. Returns when to call it again, `None` when nothing is awaited.
     pub fn expire(&mut self, now: Nanos) -> Option<Nanos> {
         for _ in 0..EXPIRE_COUNT_MAX {
-            let Some(Overdue { agent, call, sleep }) = self.calls.overdue(now) else { break };
+            let Some(overdue) = self.calls.overdue(now) else { break };
+            let (agent, call, sleep) = match overdue {
+                Overdue::Ended { agent, call, sleep } => (agent, call, sleep),
+                Overdue::Again(call) => {
+                    self.ask_again(call);
+                    continue;
+                }
+            };
             let waited_us = self.config.call_timeout.0 / 1_000;
             let timeout = || Refusal::Timeout { waited_us };
             let result = sleep.then_some(Reply::Payload(None)).ok_or_else(timeout);
@@ -247,6 +286,11 @@ impl Partition {
     /// Makes new agents of a template come from this number of it.
     pub fn activate(&mut self, name: &str, number: u32) -> Result<(), TemplateError> {
         self.templates.activate(name, number)
+    }
+
+    /// Whether the log's disk is full: durable answers are refused until it is not.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
     }
 
     /// What the loop is to do, in order. The loop drains it.
@@ -312,7 +356,11 @@ impl Partition {
             assert!(!quarantined || agent.mailbox.is_empty(), "A2: {key}");
             self.check_kin(slot, agent);
             mail_count += agent.mailbox.count();
-            call_count += agent.call_count();
+            call_count += agent.all_calls().count();
+            let cold = agent.residence != crate::agent::Residence::Warm;
+            assert!(!cold || agent.logged.is_some(), "L1: {key} is nowhere");
+            let listed = self.journal.list().any(|dirty| dirty.slot == slot);
+            assert_eq!(listed, agent.dirty != 0, "J1: {key}");
         }
         assert_eq!(mail_count, self.mail.count(), "Q2: mailboxes and mail");
         assert_eq!(call_count, self.calls.counts().0, "Y1: agents' calls and open calls");
@@ -321,7 +369,10 @@ impl Partition {
             .agents
             .iter()
             .flat_map(|(_, agent)| std::iter::once(&agent.image).chain(agent.versions.images()));
-        self.store.debug_check(images);
+        self.store.debug_check(images.chain(self.journal.images()));
+        let chains = self.agents.iter().filter_map(|(_, agent)| agent.logged.as_deref());
+        let places = chains.flat_map(|chain| chain.places.iter());
+        self.journal.check_segments(places);
     }
 }
 
@@ -336,6 +387,9 @@ impl Partition {
                 Err(refusal) => return self.reply(waiting.origin, Err(refusal)),
             },
         };
+        if self.agents[slot].residence != Residence::Warm {
+            return self.admit_cold(slot, waiting);
+        }
         match self.agents[slot].state() {
             State::Active => {}
             State::Suspended if runs_turn(&waiting.verb) => {}
@@ -344,6 +398,7 @@ impl Partition {
                 return self.reply(waiting.origin, Err(refusal));
             }
             State::Suspended | State::Quarantined => {
+                self.touch(slot);
                 self.serve(now, slot, waiting);
                 return;
             }
@@ -353,6 +408,26 @@ impl Partition {
         }
         self.agents[slot].mailbox.push(&mut self.mail, Item::Request(waiting));
         self.wake(slot);
+    }
+
+    /// A request for an agent that is in the log only: it waits until that is read.
+    fn admit_cold(&mut self, slot: u32, waiting: Waiting) {
+        if let Err(refusal) = self.check_room(&self.agents[slot]) {
+            return self.reply(waiting.origin, Err(refusal));
+        }
+        self.agents[slot].mailbox.push(&mut self.mail, Item::Request(waiting));
+        self.load(slot);
+    }
+
+    /// Whether a durable answer to this can be given now.
+    fn check_durable(&self, verb: &Verb) -> Result<(), Refusal> {
+        if !self.journal.on {
+            return Err(Refusal::NoLog);
+        }
+        if self.disk_full && verb.changes() {
+            return Err(Refusal::DiskFull { shard: self.config.shard });
+        }
+        Ok(())
     }
 
     /// A request for an agent that does not live. `Some`: it does now, and the request may enter
@@ -420,8 +495,15 @@ impl Partition {
             Ok(_) => self.counters.replies += 1,
             Err(_) => self.counters.refusals += 1,
         }
-        if to != Origin::Nobody {
-            self.events.push(Event::Answer { to, result });
+        if to == Origin::Nobody {
+            return;
+        }
+        let waits = result.is_ok() && self.waits(to);
+        let event = Event::Answer { to, result };
+        if waits {
+            self.gate(event);
+        } else {
+            self.events.push(event);
         }
     }
 
@@ -429,6 +511,7 @@ impl Partition {
         self.counters.frames_used = u64::from(self.store.used_count());
         self.counters.patch_bytes = self.store.patch_bytes();
         self.counters.mail = u64::from(self.mail.count());
+        self.counters.held_events = self.journal.waiting_count() as u64;
     }
 
     fn shard_verb(&mut self, verb: Verb) -> Result<Reply, Refusal> {

@@ -181,6 +181,23 @@ pub enum Refusal {
         /// What went wrong.
         reason: String,
     },
+    /// What the log has of the agent cannot be read.
+    #[error("agent {key:?} cannot be brought back from the log: {reason}; `heronry log verify`")]
+    Unreadable {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk is full; what is only sealed goes on.
+    #[error(
+        "the log of shard {} has no room on disk, so nothing new can be durable; free some, or \
+         ask for ACK sealed", shard.0
+    )]
+    DiskFull {
+        /// The shard.
+        shard: ShardId,
+    },
     /// Durable acknowledgements need a log.
     #[error("this node has no log, so nothing can be durable; ask for ACK sealed")]
     NoLog,
@@ -210,6 +227,8 @@ impl Refusal {
             Refusal::BadTemplate { .. } => "BADTEMPLATE",
             Refusal::NotAllowed { .. } => "NOTALLOWED",
             Refusal::Http { .. } => "HTTP",
+            Refusal::Unreadable { .. } => "UNREADABLE",
+            Refusal::DiskFull { .. } => "DISKFULL",
             Refusal::NoLog => "NOLOG",
         }
     }

@@ -126,10 +126,7 @@ impl Templates {
 
     /// Makes new agents of `name` come from `number` of it.
     pub(crate) fn activate(&mut self, name: &str, number: u32) -> Result<(), TemplateError> {
-        let is = |entry: &Entry| {
-            entry.behaviour().name() == name && entry.behaviour().number() == number
-        };
-        if !self.0.iter().any(is) {
+        if self.index(name, number).is_none() {
             return Err(TemplateError::NoNumber { name: name.to_owned(), number });
         }
         for entry in self.0.iter_mut().filter(|entry| entry.behaviour().name() == name) {
@@ -149,6 +146,19 @@ impl Templates {
                 Err(Refusal::NoTemplate { name: name.into(), count })
             }
         }
+    }
+
+    /// Index of a number of a template, active or not.
+    pub(crate) fn index(&self, name: &str, number: u32) -> Option<u16> {
+        let is = |entry: &Entry| {
+            entry.behaviour().name() == name && entry.behaviour().number() == number
+        };
+        self.0.iter().position(is).map(|idx| idx as u16)
+    }
+
+    /// Which number of its template is at an index.
+    pub(crate) fn number(&self, idx: u16) -> u32 {
+        self.behaviour(idx).number()
     }
 
     /// The behaviour at an index that [`Templates::find`] gave (L2).

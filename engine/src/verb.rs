@@ -6,18 +6,22 @@
 
 use crate::id::{AgentId, CallId, Nanos, ShardId, TenantId, VersionId};
 use crate::key::AgentKey;
+use crate::log::Place;
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 
 /// Which promise an acknowledgement makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Ack {
     /// Captured in memory: survives a failed turn, not a dead shard.
-    #[default]
     Sealed,
-    /// On disk. Refused while the node has no log.
+    /// On disk. Refused where the node has no log.
     Durable,
+    /// Which of these the agent's template promises where the client does not say.
+    #[default]
+    Template,
 }
 
 /// A version, named by its number or by its label.
@@ -120,6 +124,21 @@ pub enum Verb {
     Errand(Errand),
 }
 
+impl Verb {
+    /// Whether it may change something, so that a durable answer has something to wait for.
+    pub fn changes(&self) -> bool {
+        !matches!(
+            self,
+            Verb::Read { .. }
+                | Verb::Versions
+                | Verb::Diff { .. }
+                | Verb::Info
+                | Verb::List { .. }
+                | Verb::Hottest
+        )
+    }
+}
+
 /// What a shard cannot do itself, as it has one thread and no network of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Errand {
@@ -187,6 +206,8 @@ pub enum Origin {
         generation: u32,
         /// Position in the connection's pipeline.
         seq: u64,
+        /// The promise that the answer must make.
+        ack: Ack,
     },
     /// An agent of this shard that awaits the reply as `call`.
     Agent {
@@ -201,9 +222,24 @@ pub enum Origin {
         shard: ShardId,
         /// Its own reference.
         token: u64,
+        /// The promise that the answer must make.
+        ack: Ack,
     },
     /// Nobody waits.
     Nobody,
+}
+
+impl Origin {
+    /// The same, with an answer that makes this promise.
+    pub fn with(self, promise: Ack) -> Origin {
+        match self {
+            Origin::Connection { conn, generation, seq, .. } => {
+                Origin::Connection { conn, generation, seq, ack: promise }
+            }
+            Origin::Peer { shard, token, .. } => Origin::Peer { shard, token, ack: promise },
+            Origin::Agent { .. } | Origin::Nobody => self,
+        }
+    }
 }
 
 /// Whom a request is for.
@@ -350,6 +386,13 @@ pub enum Event {
     },
     /// Deliver an effect, released because its version is sealed. May be for this shard.
     Deliver(Request),
+    /// Read these records of the log, for [`crate::Partition::loaded`].
+    Load {
+        /// Whose they are.
+        agent: AgentId,
+        /// Where they lie, in order.
+        places: Rc<Vec<Place>>,
+    },
     /// Have the control thread do it and tell the origin.
     Errand {
         /// Whom to tell.

@@ -63,13 +63,30 @@ pub struct VersionTree {
 }
 
 #[derive(Debug)]
-struct Version {
-    image: Image,
-    id: u64,
+pub(crate) struct Version {
+    pub(crate) image: Image,
+    pub(crate) id: u64,
     /// 0 for the first.
-    parent: u64,
-    sealed_at: Nanos,
-    checkpoint: bool,
+    pub(crate) parent: u64,
+    pub(crate) sealed_at: Nanos,
+    pub(crate) checkpoint: bool,
+}
+
+/// A kept version, lent.
+pub(crate) struct Sealed<'a> {
+    pub(crate) id: u64,
+    pub(crate) parent: u64,
+    pub(crate) sealed_at: Nanos,
+    pub(crate) checkpoint: bool,
+    pub(crate) image: &'a Image,
+}
+
+/// What a tree is put together from.
+pub(crate) struct Parts {
+    pub(crate) versions: Vec<Version>,
+    pub(crate) head: u64,
+    pub(crate) next: u64,
+    pub(crate) labels: Vec<(Vec<u8>, u64)>,
 }
 
 /// All versions but the head, each list by ascending number; and all labels.
@@ -214,6 +231,64 @@ impl VersionTree {
                 version.image.release(store);
             }
         }
+    }
+
+    /// Kept versions, by ascending number, as the log knows them.
+    pub(crate) fn sealed(&self) -> Vec<Sealed<'_>> {
+        let mut list: Vec<Sealed<'_>> = self
+            .versions()
+            .map(|Version { image, id, parent, sealed_at, checkpoint }| Sealed {
+                id: *id,
+                parent: *parent,
+                sealed_at: *sealed_at,
+                checkpoint: *checkpoint,
+                image,
+            })
+            .collect();
+        list.sort_unstable_by_key(|version| version.id);
+        list
+    }
+
+    /// Number of the next version.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Labels, each with its version.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let labels = self.older.as_deref().map_or(&[][..], |older| &older.labels);
+        labels.iter().map(|label| (&*label.name, label.version))
+    }
+
+    /// A tree of these versions, by ascending number, which it takes over; `None`, and all
+    /// are released, when `head` is not among them.
+    pub(crate) fn restore(parts: Parts, store: &mut PageStore) -> Option<VersionTree> {
+        let Parts { versions, head, next, labels } = parts;
+        let mut older = Older {
+            labels: labels
+                .into_iter()
+                .map(|(name, version)| Label { name: name.into(), version })
+                .collect(),
+            ..Older::default()
+        };
+        let mut found = None;
+        for version in versions {
+            if version.id == head && found.is_none() {
+                found = Some(version);
+            } else {
+                older.keep(version);
+            }
+        }
+        let Some(head) = found else {
+            for version in older.automatic.into_iter().chain(older.checkpoints) {
+                version.image.release(store);
+            }
+            return None;
+        };
+        let bare =
+            older.automatic.is_empty() && older.checkpoints.is_empty() && older.labels.is_empty();
+        let older = (!bare).then(|| Box::new(older));
+        Some(VersionTree { next: next.max(head.id + 1), head, older })
     }
 
     fn versions(&self) -> impl Iterator<Item = &Version> {

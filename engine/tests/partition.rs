@@ -262,7 +262,7 @@ fn v1_an_id_that_is_not_the_keys_hash_creates_nothing() {
     let mut world = World::new();
     let key: AgentKey = "counter/a".parse().unwrap();
     let target = Target::Agent { id: AgentId(5), tenant: TenantId(0), key };
-    let origin = Origin::Connection { conn: 0, generation: 0, seq: 77 };
+    let origin = Origin::Connection { conn: 0, generation: 0, seq: 77, ack: Ack::Sealed };
     let (verb, ack) = (create(), Ack::Sealed);
     world.partition.accept(world.now, Request { target, verb, ack, deadline: None, origin });
     world.pump();
@@ -1049,7 +1049,7 @@ fn tenants_do_not_share_agents() {
     world.says("counter/a", "1");
     let key: AgentKey = "counter/a".parse().unwrap();
     let target = Target::agent(TenantId(7), key);
-    let origin = Origin::Connection { conn: 0, generation: 0, seq: 99 };
+    let origin = Origin::Connection { conn: 0, generation: 0, seq: 99, ack: Ack::Sealed };
     let (verb, ack) = (send("5"), Ack::Sealed);
     world.partition.accept(world.now, Request { target, verb, ack, deadline: None, origin });
     world.run();

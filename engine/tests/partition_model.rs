@@ -11,9 +11,11 @@ mod model;
 mod world;
 
 use bytes::Bytes;
+use heronry_engine::verb::AgentInfo;
 use heronry_engine::*;
 use model::{Model, Refused};
 use proptest::prelude::*;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use world::*;
 
 /// What a client does to an agent; numbers choose among what there is.
@@ -28,6 +30,14 @@ enum Act {
     Commit,
     Terminate,
     Suspend,
+    /// All that was done is written to the log.
+    Flush,
+    /// The shard dies; what was not written is undone.
+    Crash,
+}
+
+fn logged_act() -> impl Strategy<Value = Act> {
+    prop_oneof![8 => act(), 2 => Just(Act::Flush), 1 => Just(Act::Crash)]
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -98,6 +108,7 @@ fn expect(model: &mut Model, key: &str, act: &Act) -> (Verb, Result<Answer, Refu
             let expected = if lives { Ok(Ok(Reply::Done)) } else { Err("NOAGENT") };
             (Verb::Suspend, expected)
         }
+        Act::Flush | Act::Crash => unreachable!("nobody asks an agent for that"),
     }
 }
 
@@ -160,6 +171,136 @@ fn run(acts: &[(u8, Act)], together: bool) {
     world.end();
 }
 
+/// Runs the acts on a partition with a log, which dies now and then.
+fn run_logged(acts: &[(u8, Act)]) {
+    let config = PartitionConfig {
+        history_max: 10_000,
+        checkpoints_max: 10_000,
+        quarantine_failures: 0,
+        log: true,
+        ..PartitionConfig::default()
+    };
+    let mut world = World::with(config.clone(), 8 * 1024, Vec::new());
+    let (mut model, mut durable) = (Model::default(), Model::default());
+    let mut open = Vec::new();
+    for (choice, act) in acts {
+        match act {
+            Act::Flush => {
+                world.flush();
+                durable = model.clone();
+            }
+            Act::Crash => {
+                world.restart(config.clone(), 8 * 1024, Vec::new());
+                model = durable.clone();
+            }
+            _ => {
+                let key = choose(&model, *choice);
+                if matches!(act, Act::Commit) && equals_parent(&model, &key) {
+                    continue;
+                }
+                let (verb, expected) = expect(&mut model, &key, act);
+                let number = world.ask(&key, verb);
+                if matches!(act, Act::Suspend) {
+                    world.ask(&key, Verb::Resume);
+                }
+                open.push((number, key, act.clone(), expected));
+                settle(&mut world, &mut open);
+                world.partition.debug_check();
+            }
+        }
+    }
+    world.flush();
+    world.restart(config, 8 * 1024, Vec::new());
+    world.check();
+    assert_eq!(world.partition.counters().agents, model.agents.len() as u64);
+    for (key, agent) in &model.agents {
+        compare(&mut world, key, agent);
+    }
+    world.end();
+}
+
+/// Whether an agent's parent has the same bytes: a commit then makes no version while the two share
+/// their pages, and one after a restart, when they do not.
+fn equals_parent(model: &Model, key: &str) -> bool {
+    let agent = model.agents.get(key);
+    let parent = agent.and_then(|agent| model.agents.get(agent.parent.as_ref()?));
+    agent.zip(parent).is_some_and(|(agent, parent)| agent.image.bytes == parent.image.bytes)
+}
+
+/// With little history, everything that can be asked of an agent is the same after a restart.
+fn run_pruned(acts: &[(u8, Act)], history_max: u32) {
+    let config = PartitionConfig {
+        history_max,
+        checkpoints_max: 4,
+        quarantine_failures: 0,
+        log: true,
+        ..PartitionConfig::default()
+    };
+    let mut world = World::with(config.clone(), 8 * 1024, Vec::new());
+    let mut model = Model::default();
+    for (choice, act) in acts {
+        match act {
+            Act::Flush => world.flush(),
+            Act::Crash => {
+                let before = portraits(&mut world);
+                world.flush();
+                world.restart(config.clone(), 8 * 1024, Vec::new());
+                assert_eq!(portraits(&mut world), before);
+            }
+            _ => {
+                // The model chooses agents; it keeps all versions, so its answers are not these.
+                let key = choose(&model, *choice);
+                let (verb, _) = expect(&mut model, &key, act);
+                world.ask(&key, verb);
+                world.ask(&key, Verb::Resume);
+                world.run();
+            }
+        }
+        world.partition.debug_check();
+    }
+    world.flush();
+    world.partition.debug_check();
+    let live = world.partition.live_segments().values().map(|live| live.count).sum::<u64>();
+    assert!(live > 0 || world.partition.counters().agents == 0, "J4: agents without records");
+    world.end();
+}
+
+/// Stands for an answer too long to print.
+fn digest(answer: &Answer) -> u64 {
+    let Ok(Reply::Payload(Some(bytes))) = answer else { panic!("no bytes") };
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// All that clients can see of all agents, by key.
+fn portraits(world: &mut World) -> Vec<String> {
+    let list = Verb::List { cursor: 0, count: 10_000, pattern: None, lost: false };
+    let Ok(Reply::List { keys, .. }) = world.shard(list) else { panic!("no listing") };
+    let mut portraits = Vec::new();
+    for key in keys {
+        let key = key.as_str();
+        let AgentInfo { head, parent, branch_count, state, image_bytes, .. } = world.info(key);
+        let versions = world.versions(key);
+        let read = world.does(key, Verb::Read { offset: 0, len_bytes: 1 << 20 });
+        let from = |id| VersionRef::Id(id);
+        let first = from(versions[0].id);
+        let diffs: Vec<Answer> = versions
+            .iter()
+            .map(|version| {
+                let (from, to) = (first.clone(), Some(from(version.id)));
+                world.does(key, Verb::Diff { from, to })
+            })
+            .collect();
+        portraits.push(format!(
+            "{key} {head:?} {parent:?} {branch_count} {state} {image_bytes} {versions:?} {} {diffs:?}",
+            digest(&read)
+        ));
+    }
+    portraits.sort();
+    portraits
+}
+
 fn settle(world: &mut World, open: &mut Vec<(u64, String, Act, Result<Answer, Refused>)>) {
     world.run();
     for (number, key, act, expected) in open.drain(..) {
@@ -186,6 +327,21 @@ proptest! {
         acts in proptest::collection::vec((any::<u8>(), act()), 1..120)
     ) {
         run(&acts, false);
+    }
+
+    #[test]
+    fn l1_a_partition_that_dies_goes_on_from_its_log(
+        acts in proptest::collection::vec((any::<u8>(), logged_act()), 1..120)
+    ) {
+        run_logged(&acts);
+    }
+
+    #[test]
+    fn l1_a_log_gives_all_that_is_kept(
+        acts in proptest::collection::vec((any::<u8>(), logged_act()), 1..120),
+        history_max in 1..4u32,
+    ) {
+        run_pruned(&acts, history_max);
     }
 
     #[test]

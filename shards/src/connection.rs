@@ -337,7 +337,7 @@ impl<G: Gateway> Connections<G> {
             verb: ask.verb,
             ack: ask.ack,
             deadline: ask.deadline,
-            origin: Origin::Connection { conn: idx, generation, seq: ask.seq },
+            origin: Origin::Connection { conn: idx, generation, seq: ask.seq, ack: ask.ack },
         }));
     }
 
@@ -547,7 +547,7 @@ mod tests {
         all.received(0, Done::Received(b"c"), &Node, &mut todo);
         assert_eq!((ops(&mut all, &mut todo).len(), all.open_count()), (0, 1));
         for request in std::mem::take(&mut todo.requests) {
-            let Origin::Connection { conn, generation, seq } = request.origin else {
+            let Origin::Connection { conn, generation, seq, .. } = request.origin else {
                 panic!("a request of a connection")
             };
             all.answer((conn, generation, seq), Ok(Reply::Done));

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn origin(seq: u64) -> Origin {
-        Origin::Connection { conn: 0, generation: 0, seq }
+        Origin::Connection { conn: 0, generation: 0, seq, ack: Ack::Sealed }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Peers {
         }
         let asker = match origin {
             Origin::Nobody => None,
-            Origin::Peer { shard, token } => Some((shard, token)),
+            Origin::Peer { shard, token, .. } => Some((shard, token)),
             own => Some((self.me, self.outstanding.insert(to, own))),
         };
         let Request { target, verb, ack, deadline, .. } = request;
@@ -90,8 +90,8 @@ impl Peers {
         let mut garbled_count = 0;
         let count = mesh.receive(&mut |_from, bytes| match Envelope::decode(bytes, *shard_count) {
             Ok(Envelope::Request { asker, target, verb, ack, deadline }) => {
-                let origin =
-                    asker.map_or(Origin::Nobody, |(shard, token)| Origin::Peer { shard, token });
+                let peer = |(shard, token)| Origin::Peer { shard, token, ack };
+                let origin = asker.map_or(Origin::Nobody, peer);
                 inbox.requests.push(Request { target, verb, ack, deadline, origin });
             }
             Ok(Envelope::Answer { token, result }) => {
@@ -177,7 +177,7 @@ mod tests {
             verb: Verb::Hottest,
             ack: Ack::Sealed,
             deadline: None,
-            origin: Origin::Connection { conn: 0, generation: 0, seq },
+            origin: Origin::Connection { conn: 0, generation: 0, seq, ack: Ack::Sealed },
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
         }
         a.publish(a_driver);
         b.receive(b_inbox);
-        let Origin::Peer { shard, token } = b_inbox.requests[0].origin else {
+        let Origin::Peer { shard, token, .. } = b_inbox.requests[0].origin else {
             panic!("a request of a peer")
         };
         b.answer(shard, token, Ok(Reply::Done));

@@ -303,11 +303,11 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     /// Brings an answer to its origin.
     fn give(&mut self, now: Nanos, origin: Origin, result: Result<Reply, Refusal>) {
         match origin {
-            Origin::Connection { conn, generation, seq } => {
+            Origin::Connection { conn, generation, seq, .. } => {
                 self.connections.answer((conn, generation, seq), result);
             }
             Origin::Agent { id, call } => self.partition.answer(now, id, call, result),
-            Origin::Peer { shard, token } => self.peers.answer(shard, token, result),
+            Origin::Peer { shard, token, .. } => self.peers.answer(shard, token, result),
             Origin::Nobody => {}
         }
     }

@@ -192,6 +192,32 @@ impl Leaves {
         found | differing(&self.frames[self.pages.word(at, HOME) as usize], bytes, missing)
     }
 
+    /// Whether the root of a page's chain (P5) has no frame.
+    pub(super) fn is_over(&self, page: u32) -> bool {
+        let mut at = page;
+        while let Some(number) = self.patch(at) {
+            at = self.patches[number].newer;
+            if at == NIL {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The lines in which page `new` may differ from `old`.
+    pub(super) fn lines_since(&self, old: u32, new: u32) -> Lines {
+        let (mut at, mut lines) = (old, 0);
+        while at != new {
+            let Some(number) = self.patch(at) else { return !0 };
+            lines |= self.patches[number].mask;
+            at = self.patches[number].newer;
+            if at == NIL {
+                return !0;
+            }
+        }
+        lines
+    }
+
     /// Whether a change of these lines would have to save some of them first (P7).
     pub(super) fn saves(&self, page: u32, lines: Lines) -> bool {
         self.patch_over(page).is_some_and(|number| lines & !self.patches[number].mask != 0)

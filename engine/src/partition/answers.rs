@@ -24,7 +24,7 @@ impl Partition {
         result: Result<Option<Bytes>, Refusal>,
     ) {
         if let Some(id) = request_id {
-            let count_max = self.config.dedupe_max as usize;
+            let count_max = self.config.dedupe_count_max();
             let dedupe = &mut self.agents[slot].rare().dedupe;
             for waiter in dedupe.close(&id, result.as_ref().ok(), count_max) {
                 self.reply(waiter, result.clone().map(Reply::Payload));
@@ -135,6 +135,14 @@ impl Partition {
         let key = agent.key.as_str().into();
         let dropped = Refusal::Dropped { key, why: why.into() };
         self.finish_failed(slot, serving, dropped);
+    }
+
+    /// Ends all sends of an agent that ends: they are out, and nobody asks for them again.
+    pub(super) fn drop_sends(&mut self, slot: u32) {
+        let Some(rare) = self.agents[slot].rare.as_mut() else { return };
+        for call in std::mem::take(&mut rare.sends) {
+            self.calls.end_send(call);
+        }
     }
 
     /// Ends all calls of an agent; the requests that they kept open are answered as dropped.

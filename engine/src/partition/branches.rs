@@ -7,14 +7,15 @@
 //! K3  FORK makes all branches or none.
 
 use super::verbs::Requests;
+use super::journal::From;
 use super::{Address, Partition};
-use crate::agent::{Agent, Birth, Kin, State};
+use crate::agent::{Agent, Birth, Kin, Residence, State};
 use crate::behaviour::Restored;
-use crate::id::{CallId, Nanos};
-use crate::mailbox::{Item, runs_turn};
+use crate::id::{AgentId, CallId, Nanos};
+use crate::mailbox::{Item, Waiting, runs_turn};
 use crate::refusal::Refusal;
 use crate::slots::NIL;
-use crate::verb::{Origin, Reply, VersionRef};
+use crate::verb::{Origin, Reply, Verb, VersionRef};
 use crate::version::VersionTree;
 use bytes::Bytes;
 
@@ -48,6 +49,7 @@ impl Partition {
         plan: &ForkPlan,
     ) -> Result<Reply, Refusal> {
         let count = plan.count;
+        self.touch(slot);
         self.check_agents_max(count)?;
         let at = plan.at.as_ref();
         let found = at.map(|wanted| self.find_version(slot, wanted)).transpose()?;
@@ -84,6 +86,8 @@ impl Partition {
         let key = key.detached();
         let birth = Birth { id, tenant, key, template, image, versions };
         let slot = self.agents.insert(Agent::new(birth));
+        let from = From { parent: self.agents[parent].id, version: version.0, at: now };
+        self.touch_branch(slot, from);
         self.counters.agents += 1;
         self.join_parent(parent, slot);
         self.born(slot, address.key.clone());
@@ -170,7 +174,11 @@ impl Partition {
             };
             return self.reply(origin, Err(refusal));
         }
-        let image = branch.image.share(&mut self.store);
+        if self.agents[parent].residence != Residence::Warm {
+            return self.commit_later(slot, parent, origin);
+        }
+        let image = self.agents[slot].image.share(&mut self.store);
+        self.touch(parent);
         self.abandon(parent, "committed a branch");
         let replaced = std::mem::replace(&mut self.agents[parent].image, image);
         replaced.release(&mut self.store);
@@ -207,14 +215,40 @@ impl Partition {
         }
     }
 
-    fn join_parent(&mut self, parent: u32, branch: u32) {
+    /// Lets a COMMIT wait until the parent is in memory.
+    fn commit_later(&mut self, slot: u32, parent: u32, origin: Origin) {
+        let branch = &self.agents[slot];
+        let to = Address { id: branch.id, tenant: branch.tenant, key: branch.key.clone() };
+        self.commits.push((self.agents[parent].id, to, origin));
+        self.load(parent);
+    }
+
+    /// An agent is in memory, or cannot be: its branches' COMMITs go on.
+    pub(super) fn resume_commits(&mut self, now: Nanos, parent: AgentId, failed: Option<&Refusal>) {
+        let (due, rest) =
+            std::mem::take(&mut self.commits).into_iter().partition(|(of, ..)| *of == parent);
+        self.commits = rest;
+        let due: Vec<(AgentId, Address, Origin)> = due;
+        for (_, to, origin) in due {
+            match failed {
+                Some(refusal) => self.reply(origin, Err(refusal.clone())),
+                None => {
+                    let (verb, deadline) = (Verb::Commit, None);
+                    self.admit(now, to, Waiting { verb, origin, deadline, accepted_at: now });
+                }
+            }
+        }
+    }
+
+    pub(super) fn join_parent(&mut self, parent: u32, branch: u32) {
         let kin = &mut self.agents[parent].kin;
         let next = std::mem::replace(&mut kin.first_branch, branch);
         kin.branch_count += 1;
         if next != NIL {
             self.agents[next].kin.previous = branch;
         }
-        self.agents[branch].kin = Kin { parent, next, ..Kin::NONE };
+        let kin = &mut self.agents[branch].kin;
+        (kin.parent, kin.previous, kin.next) = (parent, NIL, next);
     }
 
     /// Takes an agent out of its parent's branches, if it is one.
@@ -240,6 +274,7 @@ impl Partition {
     pub(super) fn leave_branches(&mut self, parent: u32) {
         while let Some(branch) = self.agents[parent].kin.first_branch() {
             self.leave_parent(branch);
+            self.note_orphan(branch);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::limits::{
     FORK_COUNT_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX, LIST_COUNT_MAX, REQUEST_ID_BYTES_MAX,
 };
 use crate::refusal::Refusal;
-use crate::verb::{Errand, Request, Target, Verb, VersionRef};
+use crate::verb::{Ack, Errand, Request, Target, Verb, VersionRef};
 
 /// Settings of a partition; the defaults are those of the config's keys.
 #[derive(Clone, Debug)]
@@ -43,6 +43,10 @@ pub struct PartitionConfig {
     pub create_on_send: bool,
     /// Largest image in bytes.
     pub image_bytes_max: u64,
+    /// Whether what happens is for a log: what rests on changes then waits for the disk.
+    pub log: bool,
+    /// The promise of an answer where the client asks for none.
+    pub ack: Ack,
 }
 
 impl Default for PartitionConfig {
@@ -62,6 +66,8 @@ impl Default for PartitionConfig {
             quarantine_window: Nanos::from_ms(10_000),
             create_on_send: true,
             image_bytes_max: 1 << 30,
+            log: false,
+            ack: Ack::Sealed,
         }
     }
 }
@@ -130,6 +136,12 @@ pub struct Counters {
     pub agents: u64,
     /// Agents of a previous life that are lost, now.
     pub lost: u64,
+    /// Agents brought back from the log.
+    pub loads: u64,
+    /// Agents that are in the log only, now.
+    pub cold: u64,
+    /// Answers and effects that wait for the disk now.
+    pub held_events: u64,
     /// Items in mailboxes now.
     pub mail: u64,
     /// Page frames in use now.
@@ -140,7 +152,17 @@ pub struct Counters {
     pub frames_total: u64,
 }
 
+/// Ids that an agent remembers at least, where there is a log: those of other agents' messages,
+/// which come again after a restart.
+const LOG_DEDUPE_MIN: u32 = 256;
+
 impl PartitionConfig {
+    /// Ids that an agent remembers.
+    pub(super) fn dedupe_count_max(&self) -> usize {
+        let least = if self.log { LOG_DEDUPE_MIN } else { 0 };
+        self.dedupe_max.max(least) as usize
+    }
+
     /// Checks what can be known of a request without its agent.
     pub(super) fn check(&self, request: &Request) -> Result<(), Refusal> {
         let for_shard = matches!(request.verb, Verb::List { .. } | Verb::Hottest | Verb::Errand(_));

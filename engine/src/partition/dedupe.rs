@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 struct Entry {
     id: Bytes,
     outcome: Outcome,
+    /// Counts up; what the log knows is told by it.
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,7 @@ pub(crate) struct Dedupe {
     /// Of the entries' ids, side by side, so that a miss reads numbers only.
     hashes: VecDeque<u64>,
     reply_bytes: usize,
+    number_next: u64,
 }
 
 impl Dedupe {
@@ -86,9 +89,30 @@ impl Dedupe {
         waited
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number of the next id that is noted.
+    pub(super) fn number_next(&self) -> u64 {
+        self.number_next
+    }
+
+    /// Ids that were answered, with their replies, from number `first` on, oldest first.
+    pub(super) fn replied(&self, first: u64) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.entries.iter().filter(move |entry| entry.number >= first).filter_map(|entry| {
+            match &entry.outcome {
+                Outcome::Open { .. } => None,
+                Outcome::Replied(reply) => Some((&entry.id[..], reply.as_deref())),
+            }
+        })
+    }
+
     fn push(&mut self, id: &[u8], outcome: Outcome, count_max: usize) {
         self.reply_bytes += outcome.reply_bytes();
-        self.entries.push_back(Entry { id: Bytes::copy_from_slice(id), outcome });
+        let number = self.number_next;
+        self.number_next += 1;
+        self.entries.push_back(Entry { id: Bytes::copy_from_slice(id), outcome, number });
         self.hashes.push_back(hash(id));
         while self.entries.len() > count_max || self.reply_bytes > DEDUPE_BYTES_MAX {
             let newest = self.entries.len() - 1;

@@ -7,7 +7,7 @@
 use super::turns::Slice;
 use super::verbs::Requests;
 use super::{Address, Partition, RosterChange};
-use crate::agent::{Agent, Birth};
+use crate::agent::{Agent, Birth, Residence};
 use crate::behaviour::Fault;
 use crate::id::Nanos;
 use crate::image::Image;
@@ -40,6 +40,7 @@ impl Partition {
         let (image, tenant) = (Image::EMPTY, to.tenant);
         let birth = Birth { id, tenant, key, template, image, versions };
         let slot = self.agents.insert(Agent::new(birth));
+        self.touch(slot);
         self.counters.agents += 1;
         if let Err(fault) = self.start(now, slot, image_bytes) {
             self.counters.faults += 1;
@@ -80,6 +81,7 @@ impl Partition {
     pub(super) fn end(&mut self, slot: u32, why: &'static str) -> Left {
         self.abandon(slot, why);
         self.drop_calls(slot, why, Requests::Drop);
+        self.drop_sends(slot);
         self.queue.remove(&mut self.agents, slot);
         self.leave_parent(slot);
         self.leave_branches(slot);
@@ -126,8 +128,10 @@ impl Partition {
 
     /// Takes a slot's agent out of the table and releases its pages.
     fn remove(&mut self, slot: u32) -> Address {
+        self.forget_changes(slot);
         let agent = self.agents.remove(slot);
         self.counters.agents -= 1;
+        self.counters.cold -= u64::from(agent.residence != Residence::Warm);
         self.templates.behaviour(agent.template).forget(agent.id, &mut self.store);
         agent.image.release(&mut self.store);
         agent.versions.release(&mut self.store);

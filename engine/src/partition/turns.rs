@@ -7,6 +7,7 @@
 //! W3  a request whose turn called and did not reply is answered when its calls have returned.
 
 use super::calls::{Held, OpenRequest};
+use super::effects::is_effect_id;
 use super::serving::Serving;
 use super::verbs::Requests;
 use super::{Partition, check_deadline};
@@ -97,9 +98,8 @@ impl Partition {
     ) -> Ran {
         self.counters.messages += 1;
         if let Serving::Message { origin, request_id, .. } = &mut serving {
-            if self.config.dedupe_max == 0 {
-                *request_id = None;
-            }
+            let kept = |id: &Bytes| self.config.dedupe_max > 0 || is_effect_id(id);
+            *request_id = request_id.take().filter(kept);
             if let Some(id) = request_id
                 && self.is_retry(slot, id, *origin)
             {
@@ -126,8 +126,9 @@ impl Partition {
             Some(why) => Err(Fault::refused(why)),
             None => agent.image.write(&mut self.store, offset, bytes).map_err(Fault::from),
         };
+        let durable = self.waits(origin);
         let turned = match written {
-            Ok(changed) => Turned::Over { sealed: self.seal_by_policy(now, slot, changed) },
+            Ok(changed) => Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) },
             Err(fault) => Turned::Failed(self.refusal(slot, fault)),
         };
         let ran = Ran { failed: false, ..Ran::of(&turned) };
@@ -169,8 +170,9 @@ impl Partition {
 
     /// Goes on with a turn that paused.
     pub(super) fn resume_turn(&mut self, now: Nanos, slot: u32, serving: Serving) -> Ran {
-        let turned =
-            self.slice(now, slot, serving.held(), |behaviour, turn| behaviour.resume(turn));
+        let durable = self.is_durable(&serving);
+        let turned = self
+            .slice(now, slot, serving.held(), durable, |behaviour, turn| behaviour.resume(turn));
         self.finish(now, slot, serving, turned)
     }
 
@@ -183,25 +185,38 @@ impl Partition {
     ) -> Ran {
         self.counters.turns += 1;
         self.agents[slot].turn_count += 1;
-        let turned = self.slice(now, slot, None, act);
+        let durable = self.is_durable(&serving);
+        let turned = self.slice(now, slot, None, durable, act);
         self.finish(now, slot, serving, turned)
     }
 }
 
 /// How a turn goes.
 impl Partition {
+    /// Whether what a turn does is to be on disk before it is answered.
+    fn is_durable(&self, serving: &Serving) -> bool {
+        match serving {
+            Serving::Message { origin, .. } => self.waits(*origin),
+            Serving::Returned { request } => {
+                self.waits(self.calls.seen_request(*request).origin)
+            }
+            Serving::Restored => false,
+        }
+    }
+
     /// Runs a turn, or goes on with one, and seals what it did.
     fn slice(
         &mut self,
         now: Nanos,
         slot: u32,
         held: Option<RequestId>,
+        durable: bool,
         act: impl FnOnce(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
     ) -> Turned {
         match self.attempt(now, slot, held, act) {
             Ok(Slice::Paused) => Turned::Paused,
             Ok(Slice::Over { changed }) => {
-                Turned::Over { sealed: self.seal_by_policy(now, slot, changed) }
+                Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) }
             }
             Err(fault) => Turned::Failed(self.note_failure(now, slot, fault)),
         }
@@ -263,7 +278,7 @@ impl Partition {
         origin: Origin,
         request_id: Option<Bytes>,
     ) -> Option<u32> {
-        let count_max = self.config.dedupe_max as usize;
+        let count_max = self.config.dedupe_count_max();
         if let Some(id) = self.draft.held {
             let agent = &mut self.agents[slot];
             if let Some(id) = &request_id {
@@ -363,14 +378,14 @@ impl Partition {
         Ok(Slice::Over { changed })
     }
 
-    /// Seals after a turn, if the policy or the turn's effects (W2) ask for it; whether there is a
-    /// new version.
-    fn seal_by_policy(&mut self, now: Nanos, slot: u32, changed: bool) -> bool {
+    /// Seals after a turn, if the policy, the turn's effects (W2) or the promise of its answer ask
+    /// for it; whether there is a new version.
+    fn seal_by_policy(&mut self, now: Nanos, slot: u32, changed: bool, durable: bool) -> bool {
         let agent = &mut self.agents[slot];
         agent.unsealed_count += u32::from(changed);
         let every = self.config.seal_every;
         let by_count = every > 0 && agent.unsealed_count >= every;
-        let due = by_count || !self.draft.effects.is_empty();
+        let due = by_count || durable || !self.draft.effects.is_empty();
         agent.unsealed_count > 0 && due && self.seal(now, slot)
     }
 
@@ -446,6 +461,7 @@ impl Partition {
     /// Serves what a held agent's mailbox may not hold (A2): control verbs at once, in order, and
     /// messages of a quarantined agent by refusing them. Stops when one of them ends the holding.
     pub(super) fn settle_held(&mut self, now: Nanos, slot: u32) {
+        self.touch(slot);
         let id = self.agents[slot].id;
         let mut kept = NIL;
         while self.agents.get(slot).is_some_and(|agent| agent.id == id) {

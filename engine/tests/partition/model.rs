@@ -33,7 +33,7 @@ pub struct Agent {
 }
 
 /// All agents by key.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Model {
     pub agents: BTreeMap<String, Agent>,
     root_last: u64,

@@ -6,8 +6,11 @@
 use bytes::Bytes;
 use heronry_engine::template::built_in;
 use heronry_engine::verb::{AgentInfo, Errand, Target, VersionInfo};
+use heronry_engine::log::{Place, Record};
+use heronry_engine::partition::{Flush, Recovery};
 use heronry_engine::*;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// What a request came to.
 pub type Answer = Result<Reply, Refusal>;
@@ -22,6 +25,9 @@ pub struct World {
     pub forwarded: Vec<Request>,
     /// What it wants the control thread to do.
     pub errands: Vec<(Origin, Errand)>,
+    /// What it has flushed, by where it lies, in order.
+    log: BTreeMap<(u32, u32), Vec<u8>>,
+    log_end: u32,
     asked: u64,
     answers: BTreeMap<u64, Answer>,
 }
@@ -49,7 +55,54 @@ impl World {
         let partition = Partition::new(config, store(page_count), templates);
         let (forwarded, answers) = (Vec::new(), BTreeMap::new());
         let errands = Vec::new();
-        World { partition, now: Nanos(1), forwarded, errands, asked: 0, answers }
+        let (log, log_end) = (BTreeMap::new(), 0);
+        World { partition, now: Nanos(1), forwarded, errands, log, log_end, asked: 0, answers }
+    }
+
+    /// Writes what has changed to the log, a few records at a time.
+    pub fn flush(&mut self) {
+        let mut flush = Flush::default();
+        loop {
+            flush.clear();
+            let whole = self.partition.flush(100, &mut flush);
+            let mut at = 0;
+            for made in &flush.made {
+                let bytes = flush.bytes[at..at + made.len_bytes].to_vec();
+                let place =
+                    Place { segment: 0, offset: self.log_end, len_bytes: made.len_bytes as u32 };
+                self.log.insert((place.segment, place.offset), bytes);
+                self.partition.placed(*made, place);
+                self.log_end += place.len_bytes;
+                at += made.len_bytes;
+            }
+            if let Some(whole) = whole {
+                self.partition.flushed(whole);
+                return self.pump();
+            }
+        }
+    }
+
+    /// The shard dies, and another begins with what the log has. Who asked is gone.
+    pub fn restart(&mut self, config: PartitionConfig, page_count: usize, more: Vec<Native>) {
+        let mut templates = built_in();
+        templates.extend(more);
+        self.partition = Partition::new(config, store(page_count), templates);
+        let mut recovery = Recovery::default();
+        for ((segment, offset), bytes) in &self.log {
+            let record = Record::read(bytes).expect("its own bytes");
+            let len_bytes = bytes.len() as u32;
+            let place = Place { segment: *segment, offset: *offset, len_bytes };
+            self.partition.recover(&mut recovery, record, place).expect("in order");
+        }
+        self.partition.recovered(recovery, 0, 0);
+        self.answers.clear();
+        self.pump();
+    }
+
+    fn load(&mut self, agent: AgentId, places: &Rc<Vec<Place>>) {
+        let read = |place: &Place| self.log[&(place.segment, place.offset)].clone();
+        let records: Vec<Vec<u8>> = places.iter().map(read).collect();
+        self.partition.loaded(self.now, agent, places, Ok(&records));
     }
 
     /// Sends a request in without serving it; its number.
@@ -72,7 +125,8 @@ impl World {
 
     fn ask_target(&mut self, target: Target, verb: Verb, deadline: Option<Nanos>, ack: Ack) -> u64 {
         self.asked += 1;
-        let origin = Origin::Connection { conn: 0, generation: 0, seq: self.asked };
+        let seq = self.asked;
+        let origin = Origin::Connection { conn: 0, generation: 0, seq, ack };
         self.partition.accept(self.now, Request { target, verb, ack, deadline, origin });
         self.asked
     }
@@ -96,6 +150,7 @@ impl World {
                     Event::Answer { to, .. } => panic!("nobody asked as {to:?}"),
                     Event::Deliver(request) => self.deliver(request),
                     Event::Errand { to, errand } => self.errands.push((to, errand)),
+                    Event::Load { agent, places } => self.load(agent, &places),
                 }
             }
         }
@@ -115,6 +170,10 @@ impl World {
         self.pump();
         let report = self.partition.run_turn(self.now);
         self.pump();
+        if report.is_none() && self.partition.waiting_count() > 0 {
+            self.flush();
+            return self.step();
+        }
         report
     }
 

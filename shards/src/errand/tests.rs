@@ -234,7 +234,7 @@ impl Bed {
 }
 
 fn origin(seq: u64) -> Origin {
-    Origin::Connection { conn: 1, generation: 2, seq }
+    Origin::Connection { conn: 1, generation: 2, seq, ack: Ack::Sealed }
 }
 
 fn activate(number: u32) -> Errand {

@@ -245,7 +245,7 @@ impl World {
 
     fn ask_target(&mut self, target: Target, verb: Verb) -> u64 {
         self.asked += 1;
-        let origin = Origin::Connection { conn: 0, generation: 0, seq: self.asked };
+        let origin = Origin::Connection { conn: 0, generation: 0, seq: self.asked, ack: Ack::Sealed };
         let (ack, deadline) = (Ack::Sealed, None);
         self.partition.accept(self.now, Request { target, verb, ack, deadline, origin });
         self.asked

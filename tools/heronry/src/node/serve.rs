@@ -160,6 +160,8 @@ fn settings(plan: &SeatPlan, config: &Config) -> Result<PartitionConfig> {
         quarantine_window: Nanos::from_ms(u64::from(agents.quarantine_window_ms)),
         create_on_send: agents.create_on_send,
         image_bytes_max: agents.image_bytes_max,
+        log: false,
+        ack: Default::default(),
     })
 }
 

@@ -1,0 +1,429 @@
+//! The journal: which agents have changed since the log last heard of them, and what waits for it.
+//!
+//! Owns: the list of changed agents, flushes, events held back until what they rest on is on disk,
+//! where agents' chains lie.  Not: bytes (`record.rs`), writes and syncs (`shards`).
+//! J1  an agent is in the list before it changes; what it was then is what its record tells from.
+//! J2  an event that rests on changes leaves when every change made before it is on disk; such
+//!     events leave in order.
+//! J3  a flush covers every agent that had changed when it began.
+//! J4  a segment's count of live bytes is that of the records in agents' chains.
+
+use super::Partition;
+use crate::agent::{Agent, Residence, State};
+use crate::behaviour::{RequestId, Restored};
+use crate::id::{AgentId, CallId, Nanos};
+use crate::image::Image;
+use crate::log::{Kind, Place};
+use crate::page::PageStore;
+use crate::slots::NIL;
+use crate::verb::{Ack, Event, Origin};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+/// What the log has of an agent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain {
+    /// Its records, oldest first. Shared with the agent that it was forked from.
+    pub(crate) places: Rc<Vec<Place>>,
+    /// Bytes of the whole record that it begins with.
+    pub(crate) whole_bytes: u64,
+    /// Bytes of the changes after it.
+    pub(crate) change_bytes: u64,
+    /// Whether the agent awaits something, so that it must be in memory to be told.
+    pub(crate) pending: bool,
+}
+
+/// An agent as it was when it came into the list (J1).
+pub(super) struct Before {
+    pub(super) image: Image,
+    pub(super) head: u64,
+    /// Kept versions, and whether each was a checkpoint.
+    pub(super) versions: Vec<(u64, bool)>,
+    pub(super) labels: Vec<(Box<[u8]>, u64)>,
+    pub(super) calls: Vec<CallId>,
+    pub(super) held: Vec<RequestId>,
+    pub(super) dedupe_next: u64,
+    pub(super) turn_count: u64,
+    pub(super) state: State,
+    pub(super) restored: Option<Restored>,
+    pub(super) suffix_last: u32,
+}
+
+/// Which version a branch is of, and when it was made.
+#[derive(Clone, Copy)]
+pub(super) struct From {
+    pub(super) parent: AgentId,
+    pub(super) version: u64,
+    pub(super) at: Nanos,
+}
+
+/// What the log knows of an agent in the list.
+pub(super) enum Known {
+    Nothing,
+    /// It is a branch, and as it was when it was made.
+    Branch(From, Before),
+    Earlier(Before),
+}
+
+/// An agent in the list; the slot is [`NIL`] when it has ended.
+pub(super) struct Dirty {
+    pub(super) slot: u32,
+    pub(super) known: Known,
+}
+
+/// A record that a flush has made, in the order of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// Whose.
+    pub id: AgentId,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of it.
+    pub len_bytes: usize,
+    /// Whose branch, for a fork.
+    pub(super) parent: Option<AgentId>,
+}
+
+/// What a flush has made so far, for the log.
+#[derive(Debug, Default)]
+pub struct Flush {
+    /// The records, one after the other.
+    pub bytes: Vec<u8>,
+    /// What they are.
+    pub made: Vec<Made>,
+}
+
+impl Flush {
+    /// Empties it and keeps its room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.made.clear();
+    }
+}
+
+/// Records of chains in one segment (J4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Live {
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their number.
+    pub count: u64,
+}
+
+/// The list of one partition.
+#[derive(Default)]
+pub(super) struct Journal {
+    pub(super) on: bool,
+    /// Changed agents, those of the flush that has begun first.
+    list: VecDeque<Dirty>,
+    /// Entries that have left the list: where its indices begin.
+    popped: u64,
+    /// Entries of the list that the flush has yet to write.
+    pub(super) left: usize,
+    /// Agents that ended, and branches that lost their parent, which the log knows.
+    pub(super) ended: Vec<AgentId>,
+    pub(super) orphans: Vec<AgentId>,
+    begun: u64,
+    durable: u64,
+    held: VecDeque<(u64, Event)>,
+    /// Parts of a record whose rest has no place yet.
+    parts: Vec<Place>,
+    segments: BTreeMap<u32, Live>,
+    /// Where the index stands that is being written: the next slot.
+    pub(super) index_at: Option<u32>,
+}
+
+impl Before {
+    pub(super) fn of(agent: &Agent, store: &mut PageStore) -> Before {
+        let rare = agent.rare.as_deref();
+        let versions = agent.versions.sealed();
+        Before {
+            head: agent.versions.head().0,
+            versions: versions.iter().map(|version| (version.id, version.checkpoint)).collect(),
+            labels: agent.versions.labels().map(|(name, id)| (name.into(), id)).collect(),
+            calls: agent.all_calls().collect(),
+            held: rare.map_or_else(Vec::new, |rare| rare.held.clone()),
+            dedupe_next: rare.map_or(0, |rare| rare.dedupe.number_next()),
+            turn_count: agent.turn_count,
+            state: agent.state(),
+            restored: agent.restored(),
+            suffix_last: agent.kin.suffix_last,
+            image: agent.versions.head_image().share(store),
+        }
+    }
+}
+
+impl Known {
+    fn release(self, store: &mut PageStore) {
+        match self {
+            Known::Nothing => {}
+            Known::Branch(_, before) | Known::Earlier(before) => before.image.release(store),
+        }
+    }
+}
+
+impl Journal {
+    /// Empty, and with `on` false always so.
+    pub(super) fn new(on: bool) -> Journal {
+        Journal { on, ..Journal::default() }
+    }
+
+    /// Adds an entry; its index, which is never 0.
+    fn push(&mut self, dirty: Dirty) -> u64 {
+        self.list.push_back(dirty);
+        self.popped + self.list.len() as u64
+    }
+
+    fn entry(&mut self, idx: u64) -> &mut Dirty {
+        &mut self.list[(idx - self.popped - 1) as usize]
+    }
+
+    /// The flush's next entry.
+    pub(super) fn pop(&mut self) -> Option<Dirty> {
+        self.left = self.left.checked_sub(1)?;
+        self.popped += 1;
+        self.list.pop_front()
+    }
+
+    /// Whether something is not in the log yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.begun > self.durable || self.is_dirty()
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        !(self.list.is_empty() && self.ended.is_empty() && self.orphans.is_empty())
+    }
+
+    pub(super) fn list(&self) -> impl Iterator<Item = &Dirty> {
+        self.list.iter()
+    }
+
+    /// Begins a flush of all that has changed, unless one has begun that is not written whole.
+    pub(super) fn begin(&mut self) {
+        if self.left == 0 {
+            self.left = self.list.len();
+            self.begun += 1;
+        }
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// The flush after which all that has changed until now is on disk.
+    fn target(&self) -> u64 {
+        let more = self.list.len() > self.left || !self.ended.is_empty() || !self.orphans.is_empty();
+        let target = self.begun + u64::from(more);
+        self.held.back().map_or(target, |(last, _)| target.max(*last))
+    }
+
+    /// Whether an event waits for a flush that has not begun.
+    fn is_awaited(&self) -> bool {
+        self.held.back().is_some_and(|(target, _)| *target > self.begun)
+    }
+
+    pub(super) fn waiting_count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Images that it holds.
+    pub(super) fn images(&self) -> impl Iterator<Item = &Image> {
+        self.list.iter().filter_map(|dirty| match &dirty.known {
+            Known::Nothing => None,
+            Known::Branch(_, before) | Known::Earlier(before) => Some(&before.image),
+        })
+    }
+
+    fn add_live(&mut self, places: &[Place]) {
+        for place in places {
+            let live = self.segments.entry(place.segment).or_default();
+            live.bytes += u64::from(place.len_bytes);
+            live.count += 1;
+        }
+    }
+
+    pub(super) fn drop_live(&mut self, places: &[Place]) {
+        for place in places {
+            let live = self.segments.get_mut(&place.segment).expect("J4: its records are counted");
+            live.bytes -= u64::from(place.len_bytes);
+            live.count -= 1;
+            if live.count == 0 {
+                self.segments.remove(&place.segment);
+            }
+        }
+    }
+
+    /// Checks J4 against the places of all chains.
+    pub(super) fn check_segments<'a>(&self, places: impl Iterator<Item = &'a Place>) {
+        let mut other = Journal::default();
+        places.for_each(|place| other.add_live(std::slice::from_ref(place)));
+        assert_eq!(self.segments, other.segments, "J4: live records");
+    }
+
+    pub(super) fn segments(&self) -> &BTreeMap<u32, Live> {
+        &self.segments
+    }
+}
+
+impl Partition {
+    /// Notes that an agent is about to change (J1). Cost: a share of its image and a short list,
+    /// once between two flushes.
+    #[inline]
+    pub(super) fn touch(&mut self, slot: u32) {
+        if self.journal.on && self.agents[slot].dirty == 0 {
+            self.touch_clean(slot);
+        }
+    }
+
+    fn touch_clean(&mut self, slot: u32) {
+        let agent = &mut self.agents[slot];
+        assert!(agent.residence == Residence::Warm, "J1: {} changes while it is cold", agent.key);
+        let known = match &agent.logged {
+            None => Known::Nothing,
+            Some(_) => Known::Earlier(Before::of(agent, &mut self.store)),
+        };
+        agent.dirty = self.journal.push(Dirty { slot, known });
+    }
+
+    /// As [`Partition::touch`], for a new branch.
+    pub(super) fn touch_branch(&mut self, slot: u32, from: From) {
+        if self.journal.on {
+            let agent = &mut self.agents[slot];
+            let known = Known::Branch(from, Before::of(agent, &mut self.store));
+            agent.dirty = self.journal.push(Dirty { slot, known });
+        }
+    }
+
+    /// Notes that an agent, which is still there, ends.
+    pub(super) fn forget_changes(&mut self, slot: u32) {
+        let agent = &mut self.agents[slot];
+        let (id, idx) = (agent.id, std::mem::take(&mut agent.dirty));
+        if idx != 0 {
+            let entry = self.journal.entry(idx);
+            let gone = Dirty { slot: NIL, known: Known::Nothing };
+            std::mem::replace(entry, gone).known.release(&mut self.store);
+        }
+        if let Some(chain) = self.agents[slot].logged.take() {
+            self.journal.drop_live(&chain.places);
+            self.journal.ended.push(id);
+        }
+    }
+
+    /// Notes that a branch has no parent any more.
+    pub(super) fn note_orphan(&mut self, slot: u32) {
+        let agent = &self.agents[slot];
+        if self.journal.on && agent.logged.is_some() {
+            self.journal.orphans.push(agent.id);
+        }
+    }
+
+    /// Lets an event out once all that has changed until now is on disk (J2).
+    pub(super) fn gate(&mut self, event: Event) {
+        if !self.journal.on {
+            return self.events.push(event);
+        }
+        let target = self.journal.target();
+        if target <= self.journal.durable && self.journal.held.is_empty() {
+            self.events.push(event);
+        } else {
+            self.journal.held.push_back((target, event));
+        }
+    }
+
+    /// Whether an answer to this origin waits for the disk.
+    pub(super) fn waits(&self, origin: Origin) -> bool {
+        self.journal.on
+            && match origin {
+                Origin::Connection { ack, .. } | Origin::Peer { ack, .. } => ack == Ack::Durable,
+                Origin::Agent { .. } => true,
+                Origin::Nobody => false,
+            }
+    }
+}
+
+/// For the shard's log.
+impl Partition {
+    /// Whether there is something to write: changes, an index.
+    pub fn wants_flush(&self) -> bool {
+        self.journal.is_dirty() || self.journal.is_awaited() || self.journal.index_at.is_some()
+    }
+
+    /// Events that wait for the disk: with any, a flush is urgent.
+    pub fn waiting_count(&self) -> usize {
+        self.journal.waiting_count()
+    }
+
+    /// Whether anything is not on disk yet.
+    pub fn is_behind(&self) -> bool {
+        self.journal.is_behind()
+    }
+
+    /// Notes where a record lies that a flush made; in the order in which it made them.
+    pub fn placed(&mut self, made: Made, place: Place) {
+        let Made { id, kind, parent, .. } = made;
+        match kind {
+            Kind::Part => self.journal.parts.push(place),
+            Kind::Whole | Kind::Change | Kind::Fork => {
+                let mut places = std::mem::take(&mut self.journal.parts);
+                places.push(place);
+                let slot = self.agents.find(id).expect("J1: a record is placed before turns go on");
+                self.extend_chain(slot, kind, parent, &places);
+                places.clear();
+                self.journal.parts = places;
+            }
+            Kind::End | Kind::Stub | Kind::Orphan | Kind::IndexBegin | Kind::IndexEnd => {}
+        }
+    }
+
+    /// Adds records to an agent's chain, or begins it anew.
+    pub(super) fn extend_chain(
+        &mut self,
+        slot: u32,
+        kind: Kind,
+        parent: Option<AgentId>,
+        places: &[Place],
+    ) {
+        let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
+        if kind != Kind::Change
+            && let Some(old) = self.agents[slot].logged.take()
+        {
+            self.journal.drop_live(&old.places);
+        }
+        let mut chain = match kind {
+            Kind::Fork => {
+                let parent = parent.and_then(|parent| self.agents.find(parent));
+                let parent = parent.and_then(|slot| self.agents[slot].logged.as_deref());
+                let chain = parent.expect("J1: a parent is written before its branch").clone();
+                self.journal.add_live(&chain.places);
+                Box::new(chain)
+            }
+            _ => self.agents[slot].logged.take().unwrap_or_default(),
+        };
+        self.journal.add_live(places);
+        Rc::make_mut(&mut chain.places).extend_from_slice(places);
+        if kind == Kind::Whole {
+            chain.whole_bytes = bytes;
+        } else {
+            chain.change_bytes += bytes;
+        }
+        chain.pending = self.agents[slot].call_count() > 0 || self.agents[slot].has_sends();
+        self.agents[slot].logged = Some(chain);
+    }
+
+    /// All that was flushed up to flush number `flush` is on disk: what waited for it leaves.
+    pub fn flushed(&mut self, flush: u64) {
+        assert!(flush <= self.journal.begun, "J2: flush {flush} has not begun");
+        self.journal.durable = self.journal.durable.max(flush);
+        while let Some((target, _)) = self.journal.held.front()
+            && *target <= self.journal.durable
+        {
+            let (_, event) = self.journal.held.pop_front().expect("J2: it was there");
+            self.events.push(event);
+        }
+    }
+
+    /// Live records per segment (J4); a segment that is not here holds none.
+    pub fn live_segments(&self) -> &BTreeMap<u32, Live> {
+        self.journal.segments()
+    }
+}

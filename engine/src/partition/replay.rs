@@ -1,0 +1,578 @@
+//! Replay: agents made again from their records.
+//!
+//! Owns: reading what `record.rs` writes, both at a start, when only the chains are noted, and when
+//! an agent is wanted, when its chain is read.  Not: reading files (`shards`).
+//! L1  a chain that is read gives the agent as it was when its last record was made.
+//! L2  one that does not leaves the agent as it was: in the log only, and said to be unreadable.
+//! L3  what an agent was waiting for goes on: sleeps end at their time, messages are sent again
+//!     under their old ids, HTTP requests with their old keys.
+
+use super::Partition;
+use super::calls::{Asked, Held, OpenRequest};
+use super::dedupe::Dedupe;
+use super::journal::Chain;
+use super::record::{HTTP, MESSAGE, OWN, PAST, SLEEP, TOLD};
+use crate::agent::{Agent, Birth, Rare, Residence, State};
+use crate::behaviour::{RequestId, Restored};
+use crate::id::{AgentId, CallId, Nanos, VersionId};
+use crate::image::{Image, Under};
+use crate::key::AgentKey;
+use crate::log::record::Identity;
+use crate::log::wire::Reader;
+use crate::log::{Kind, Place, Record, RecordError};
+use crate::mailbox::Item;
+use crate::page::PageStore;
+use crate::refusal::Refusal;
+use crate::verb::Event;
+use crate::version::{Parts, Version, VersionTree};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Why a chain did not give its agent.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The disk did not give the bytes.
+    #[error("the log cannot be read: error {errno}")]
+    Read {
+        /// As the kernel gave it.
+        errno: i32,
+    },
+    /// The bytes are not what was written.
+    #[error("record {at} of its chain: {source}")]
+    Record {
+        /// Place in the chain, from 0.
+        at: usize,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// Its template is not there.
+    #[error("its template has no number {number} on this node")]
+    NoTemplate {
+        /// The number that it was made from.
+        number: u32,
+    },
+}
+
+/// What a recovery has found so far, beside the agents.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    parts: BTreeMap<AgentId, Vec<Place>>,
+    parents: BTreeMap<AgentId, AgentId>,
+    numbers: BTreeMap<AgentId, u32>,
+}
+
+/// Reading a log at a start.
+impl Partition {
+    /// Takes in a record of the log, in their order. Only heads are looked at: agents stay in the
+    /// log until they are wanted. An error leaves the record out.
+    pub fn recover(
+        &mut self,
+        recovery: &mut Recovery,
+        record: Record<'_>,
+        place: Place,
+    ) -> Result<(), RecordError> {
+        let id = record.id;
+        let mut reader = Reader::new(record.body);
+        let mut places = match record.kind {
+            Kind::Part => {
+                recovery.parts.entry(id).or_default().push(place);
+                return Ok(());
+            }
+            _ => recovery.parts.remove(&id).unwrap_or_default(),
+        };
+        places.push(place);
+        match record.kind {
+            Kind::Whole | Kind::Fork => {
+                let identity = Identity::read(&mut reader)?;
+                recovery.numbers.insert(id, identity.template_number);
+                match identity.parent {
+                    Some(parent) => recovery.parents.insert(id, parent),
+                    None => recovery.parents.remove(&id),
+                };
+                let from = match record.kind {
+                    Kind::Fork => Some(AgentId(reader.id()?)),
+                    _ => None,
+                };
+                let slot = match self.agents.find(id) {
+                    Some(slot) => slot,
+                    None => self.insert_cold(identity),
+                };
+                if let Some(from) = from {
+                    let parent = self.agents.find(from).ok_or(RecordError::NoBase(from))?;
+                    if self.agents[parent].logged.is_none() {
+                        return Err(RecordError::NoBase(from));
+                    }
+                }
+                self.extend_chain(slot, record.kind, from, &places);
+            }
+            Kind::Change => {
+                let slot = self.agents.find(id).ok_or(RecordError::NoBase(id))?;
+                self.extend_chain(slot, Kind::Change, None, &places);
+            }
+            Kind::End => {
+                if let Some(slot) = self.agents.find(id) {
+                    self.remove_cold(slot);
+                }
+                recovery.parents.remove(&id);
+            }
+            Kind::Orphan => _ = recovery.parents.remove(&id),
+            Kind::Part | Kind::Stub | Kind::IndexBegin | Kind::IndexEnd => {}
+        }
+        Ok(())
+    }
+
+    /// Ends a recovery: branches find their parents. Returns how many agents there are, all in the
+    /// log, and those that await something and are wanted in memory.
+    pub fn recovered(&mut self, recovery: Recovery, call_last: u64, request_last: u64) -> u32 {
+        for (branch, parent) in recovery.parents {
+            if let (Some(branch), Some(parent)) =
+                (self.agents.find(branch), self.agents.find(parent))
+            {
+                self.join_parent(parent, branch);
+            }
+        }
+        self.call_next = self.call_next.max(call_last + 1);
+        self.request_next = self.request_next.max(request_last);
+        self.agents.count()
+    }
+
+    fn insert_cold(&mut self, identity: Identity) -> u32 {
+        let Identity { tenant, key, .. } = identity;
+        let id = key.id(tenant);
+        let image = Image::EMPTY;
+        let versions = VersionTree::new(&image, &mut self.store, Nanos(0));
+        let birth = Birth { id, tenant, key, template: 0, image, versions };
+        let slot = self.agents.insert(Agent::new(birth));
+        self.agents[slot].residence = Residence::Cold;
+        self.counters.agents += 1;
+        self.counters.cold += 1;
+        slot
+    }
+
+    fn remove_cold(&mut self, slot: u32) {
+        if let Some(chain) = self.agents[slot].logged.take() {
+            self.journal.drop_live(&chain.places);
+        }
+        let agent = self.agents.remove(slot);
+        self.counters.agents -= 1;
+        self.counters.cold -= 1;
+        agent.image.release(&mut self.store);
+        agent.versions.release(&mut self.store);
+    }
+}
+
+/// Bringing agents back.
+impl Partition {
+    /// Asks for an agent's records, unless they are on their way.
+    pub(super) fn load(&mut self, slot: u32) {
+        let agent = &mut self.agents[slot];
+        if agent.residence != Residence::Cold {
+            return;
+        }
+        agent.residence = Residence::Loading;
+        let chain = agent.logged.as_deref().expect("L1: what is cold is in the log");
+        let places = Rc::clone(&chain.places);
+        self.events.push(Event::Load { agent: agent.id, places });
+    }
+
+    /// Takes in what an [`Event::Load`] asked for: the bytes of each record, in order. The agent
+    /// serves what has waited for it, or, when the bytes are of no use, refuses it (L2).
+    pub fn loaded(
+        &mut self,
+        now: Nanos,
+        id: AgentId,
+        places: &Rc<Vec<Place>>,
+        records: Result<&[Vec<u8>], i32>,
+    ) {
+        let Some(slot) = self.agents.find(id) else { return };
+        let agent = &self.agents[slot];
+        // It may have ended meanwhile, and another of its key may be here.
+        let same = |chain: &Chain| Rc::ptr_eq(&chain.places, places);
+        if agent.residence != Residence::Loading || !agent.logged.as_deref().is_some_and(same) {
+            return;
+        }
+        let records = records.map_err(|errno| LoadError::Read { errno });
+        match records.and_then(|records| self.replay(now, slot, records)) {
+            Ok(()) => {
+                self.counters.loads += 1;
+                self.counters.cold -= 1;
+                if self.agents[slot].state().is_held() {
+                    self.settle_held(now, slot);
+                }
+                if self.agents.get(slot).is_some_and(|agent| agent.id == id) {
+                    self.wake(slot);
+                }
+                self.resume_commits(now, id, None);
+            }
+            Err(error) => {
+                let refusal = self.refuse_load(slot, &error);
+                self.resume_commits(now, id, Some(&refusal));
+            }
+        }
+        self.publish();
+    }
+
+    fn refuse_load(&mut self, slot: u32, error: &LoadError) -> Refusal {
+        self.agents[slot].residence = Residence::Cold;
+        let key = self.agents[slot].key.as_str().to_owned();
+        let full = match error {
+            LoadError::Record { source: RecordError::Full(full), .. } => Some(*full),
+            _ => None,
+        };
+        let refusal = match full {
+            Some(full) => self.refusal(slot, full.into()),
+            None => Refusal::Unreadable { key, reason: error.to_string() },
+        };
+        while let Some(item) = self.agents[slot].mailbox.pop(&mut self.mail) {
+            if let Item::Request(waiting) = item {
+                self.reply(waiting.origin, Err(refusal.clone()));
+            }
+        }
+        refusal
+    }
+
+    fn replay(&mut self, now: Nanos, slot: u32, records: &[Vec<u8>]) -> Result<(), LoadError> {
+        let mut replay = Replay::default();
+        let read = self.read_chain(slot, records, &mut replay);
+        let Replay { versions, head, next, labels, .. } = &mut replay;
+        let parts = Parts {
+            versions: std::mem::take(versions),
+            head: *head,
+            next: *next,
+            labels: std::mem::take(labels),
+        };
+        if let Err(error) = read {
+            for version in parts.versions {
+                version.image.release(&mut self.store);
+            }
+            return Err(error);
+        }
+        let at = records.len().saturating_sub(1);
+        let wrong = LoadError::Record { at, source: RecordError::NoVersion(parts.head) };
+        let versions = VersionTree::restore(parts, &mut self.store).ok_or(wrong)?;
+        let image = versions.head_image().share(&mut self.store);
+        let agent = &mut self.agents[slot];
+        std::mem::replace(&mut agent.image, image).release(&mut self.store);
+        std::mem::replace(&mut agent.versions, versions).release(&mut self.store);
+        agent.residence = Residence::Warm;
+        agent.restore_state(replay.state);
+        agent.turn_count = replay.turn_count;
+        agent.failure_count = replay.failure_count;
+        agent.kin.suffix_last = replay.suffix_last;
+        agent.template = replay.template;
+        self.resume_waits(now, slot, replay);
+        Ok(())
+    }
+
+    fn read_chain(
+        &mut self,
+        slot: u32,
+        records: &[Vec<u8>],
+        replay: &mut Replay,
+    ) -> Result<(), LoadError> {
+        let id = self.agents[slot].id;
+        // Later parts of a long record, which come before the first.
+        let mut parts: Vec<u8> = Vec::new();
+        for (at, bytes) in records.iter().enumerate() {
+            let wrong = |source| LoadError::Record { at, source };
+            let record = Record::read(bytes).map_err(wrong)?;
+            if record.kind == Kind::Part {
+                parts.extend_from_slice(record.body);
+                continue;
+            }
+            let joined = [record.body, &parts].concat();
+            let body = if parts.is_empty() { record.body } else { &joined[..] };
+            let mut reader = Reader::new(body);
+            if record.kind != Kind::Change {
+                let identity = Identity::read(&mut reader).map_err(wrong)?;
+                let number = identity.template_number;
+                let found = self.templates.index(identity.key.template(), number);
+                replay.template = found.ok_or(LoadError::NoTemplate { number })?;
+                replay.begin(record.kind, &mut reader, &mut self.store).map_err(wrong)?;
+            }
+            let behaviour = self.templates.behaviour(replay.template);
+            let under = |page| behaviour.base_page(page);
+            let dedupe_max = self.config.dedupe_count_max();
+            replay.take(&mut reader, &mut self.store, &under, dedupe_max).map_err(wrong)?;
+            parts.clear();
+            if at + 1 == records.len() && record.id != id {
+                return Err(wrong(RecordError::NoBase(id)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets what the agent awaits go on (L3).
+    fn resume_waits(&mut self, now: Nanos, slot: u32, replay: Replay) {
+        let Replay { restored, dedupe, requests, calls, held, .. } = replay;
+        let plain = restored.is_none() && calls.is_empty() && held.is_empty();
+        if plain && dedupe.is_empty() {
+            return;
+        }
+        let count_max = self.config.dedupe_count_max();
+        let id = self.agents[slot].id;
+        *self.agents[slot].rare() = Rare { dedupe, restored, ..Rare::default() };
+        let mut opened = BTreeMap::new();
+        for (number, (answered, request_id)) in requests {
+            if let Some(request_id) = &request_id {
+                self.agents[slot].rare().dedupe.open(request_id, count_max);
+            }
+            let open = OpenRequest { origin: PAST, request_id, answered, call_count: 0 };
+            opened.insert(number, self.calls.open_request(open));
+        }
+        for (call, again) in calls {
+            self.call_next = self.call_next.max(call + 1);
+            let call = CallId(call);
+            let Again { request, deadline, asked, result } = again;
+            let request = request.and_then(|number| opened.get(&number).copied());
+            let rare = self.agents[slot].rare();
+            match request {
+                Some(request) => {
+                    rare.calls.push(call);
+                    self.calls.open(call, id, request, deadline, asked);
+                }
+                None => {
+                    rare.sends.push(call);
+                    self.calls.send(call, id, asked);
+                }
+            }
+            match result {
+                Some(result) => self.answer(now, id, call, result),
+                None => self.ask_again(call),
+            }
+        }
+        for (number, request_id) in held {
+            self.request_next = self.request_next.max(number);
+            let rare = self.agents[slot].rare();
+            if let Some(request_id) = &request_id {
+                rare.dedupe.open(request_id, count_max);
+            }
+            rare.held.push(RequestId(number));
+            self.calls.hold(RequestId(number), Held { agent: id, origin: PAST, request_id });
+        }
+        self.tell_restored(slot);
+    }
+}
+
+/// An agent while its chain is read.
+#[derive(Default)]
+struct Replay {
+    template: u16,
+    state: State,
+    turn_count: u64,
+    failure_count: u32,
+    suffix_last: u32,
+    restored: Option<Restored>,
+    /// By ascending number.
+    versions: Vec<Version>,
+    head: u64,
+    next: u64,
+    labels: Vec<(Vec<u8>, u64)>,
+    dedupe: Dedupe,
+    requests: BTreeMap<u64, (bool, Option<Bytes>)>,
+    calls: BTreeMap<u64, Again>,
+    held: Vec<(u64, Option<Bytes>)>,
+}
+
+/// A call that goes on.
+struct Again {
+    request: Option<u64>,
+    deadline: Nanos,
+    asked: Asked,
+    /// Of an own call, which was done when its record was made.
+    result: Option<Result<crate::verb::Reply, Refusal>>,
+}
+
+impl Replay {
+    /// A chain begins, or goes over to a branch.
+    fn begin(
+        &mut self,
+        kind: Kind,
+        reader: &mut Reader<'_>,
+        store: &mut PageStore,
+    ) -> Result<(), RecordError> {
+        let mut from = Vec::new();
+        if kind == Kind::Fork {
+            reader.id()?;
+            let wanted = reader.number()?;
+            let at = self.find(wanted).ok_or(RecordError::NoVersion(wanted))?;
+            let image = self.versions[at].image.share(store);
+            let (sealed_at, checkpoint) = (Nanos(reader.number()?), false);
+            from.push(Version { image, id: 1, parent: 0, sealed_at, checkpoint });
+        }
+        for version in std::mem::replace(&mut self.versions, from) {
+            version.image.release(store);
+        }
+        let (template, versions) = (self.template, std::mem::take(&mut self.versions));
+        *self = Replay { template, versions, ..Replay::default() };
+        Ok(())
+    }
+
+    fn find(&self, version: u64) -> Option<usize> {
+        self.versions.binary_search_by_key(&version, |version| version.id).ok()
+    }
+
+    /// Takes in a record from its state on.
+    fn take(
+        &mut self,
+        reader: &mut Reader<'_>,
+        store: &mut PageStore,
+        under: &Under<'_>,
+        dedupe_max: usize,
+    ) -> Result<(), RecordError> {
+        self.state = match reader.byte()? {
+            0 => State::Active,
+            1 => State::Suspended,
+            2 => State::Quarantined,
+            value => return Err(RecordError::BadField { what: "its state", value: value.into() }),
+        };
+        self.turn_count = reader.number()?;
+        self.failure_count = reader.small("its failures")?;
+        self.suffix_last = reader.small("its last branch")?;
+        self.restored = read_restored(reader)?;
+        self.take_versions(reader, store, under)?;
+        if reader.flag()? {
+            self.labels.clear();
+            for _ in 0..reader.count()? {
+                let name = reader.bytes()?.to_vec();
+                self.labels.push((name, reader.number()?));
+            }
+        }
+        for _ in 0..reader.count()? {
+            let id = reader.bytes()?;
+            let reply = reader.option()?.map(Bytes::copy_from_slice);
+            self.dedupe.close(id, Some(&reply), dedupe_max);
+        }
+        self.take_calls(reader)?;
+        if reader.is_empty() {
+            return Ok(());
+        }
+        Err(RecordError::BadField { what: "a record's end", value: 0 })
+    }
+
+    fn take_versions(
+        &mut self,
+        reader: &mut Reader<'_>,
+        store: &mut PageStore,
+        under: &Under<'_>,
+    ) -> Result<(), RecordError> {
+        for _ in 0..reader.count()? {
+            let id = reader.number()?;
+            let parent = reader.number()?;
+            let sealed_at = Nanos(reader.number()?);
+            let checkpoint = reader.flag()?;
+            let base = reader.number()?;
+            let mut image = match base {
+                0 => Image::EMPTY,
+                base => {
+                    let at = self.find(base).ok_or(RecordError::NoVersion(base))?;
+                    self.versions[at].image.share(store)
+                }
+            };
+            if let Err(error) = image.apply_delta(store, under, reader) {
+                image.release(store);
+                return Err(error);
+            }
+            let version = Version { image, id, parent, sealed_at, checkpoint };
+            match self.versions.binary_search_by_key(&id, |version| version.id) {
+                Ok(at) => std::mem::replace(&mut self.versions[at], version).image.release(store),
+                Err(at) => self.versions.insert(at, version),
+            }
+        }
+        for _ in 0..reader.count()? {
+            let id = reader.number()?;
+            let at = self.find(id).ok_or(RecordError::NoVersion(id))?;
+            self.versions[at].checkpoint = true;
+        }
+        for _ in 0..reader.count()? {
+            let id = reader.number()?;
+            let at = self.find(id).ok_or(RecordError::NoVersion(id))?;
+            self.versions.remove(at).image.release(store);
+        }
+        self.head = reader.number()?;
+        self.next = reader.number()?;
+        Ok(())
+    }
+
+    fn take_calls(&mut self, reader: &mut Reader<'_>) -> Result<(), RecordError> {
+        self.requests.clear();
+        for _ in 0..reader.count()? {
+            let number = reader.number()?;
+            let answered = reader.flag()?;
+            let request_id = reader.option()?.map(Bytes::copy_from_slice);
+            self.requests.insert(number, (answered, request_id));
+        }
+        let mut before = std::mem::take(&mut self.calls);
+        for _ in 0..reader.count()? {
+            let call = reader.number()?;
+            let request = reader.number()?.checked_sub(1);
+            let deadline = Nanos(reader.number()?);
+            let (asked, result) = read_asked(reader, before.remove(&call))?;
+            self.calls.insert(call, Again { request, deadline, asked, result });
+        }
+        self.held.clear();
+        for _ in 0..reader.count()? {
+            let number = reader.number()?;
+            self.held.push((number, reader.option()?.map(Bytes::copy_from_slice)));
+        }
+        Ok(())
+    }
+}
+
+type OwnResult = Option<Result<crate::verb::Reply, Refusal>>;
+
+/// What a call asks for, here or, where the record does not repeat it, `before`.
+fn read_asked(
+    reader: &mut Reader<'_>,
+    before: Option<Again>,
+) -> Result<(Asked, OwnResult), RecordError> {
+    let kind = reader.byte()?;
+    let asked = match kind & !TOLD {
+        SLEEP => Asked::Sleep,
+        OWN => {
+            let good = reader.flag()?;
+            let reply = reader.option()?.map(Bytes::copy_from_slice);
+            let lost = Refusal::Dropped {
+                key: String::new(),
+                why: "was restored from the log before it was told".into(),
+            };
+            let result =
+                if good { Ok(crate::verb::Reply::Payload(reply)) } else { Err(lost) };
+            return Ok((Asked::Own, Some(result)));
+        }
+        MESSAGE if kind & TOLD != 0 => {
+            let to = Bytes::copy_from_slice(reader.bytes()?);
+            let to = AgentKey::new(to).map_err(|_| RecordError::BadKey)?;
+            Asked::Message { to, payload: Bytes::copy_from_slice(reader.bytes()?) }
+        }
+        HTTP if kind & TOLD != 0 => {
+            let request = Bytes::copy_from_slice(reader.bytes()?);
+            let idempotency = String::from_utf8_lossy(reader.bytes()?).into_owned();
+            Asked::Http { request, idempotency }
+        }
+        MESSAGE | HTTP => {
+            let wrong = RecordError::BadField { what: "a call's kind", value: kind.into() };
+            before.ok_or(wrong)?.asked
+        }
+        _ => return Err(RecordError::BadField { what: "a call's kind", value: kind.into() }),
+    };
+    Ok((asked, None))
+}
+
+fn read_restored(reader: &mut Reader<'_>) -> Result<Option<Restored>, RecordError> {
+    Ok(match reader.byte()? {
+        0 => None,
+        1 => {
+            let index = reader.small("a branch's index")?;
+            let keep_timers = reader.flag()?;
+            let call = reader.number()?;
+            Some(Restored::Forked { index, keep_timers, call: (call > 0).then_some(CallId(call)) })
+        }
+        2 => Some(Restored::RolledBack { version: VersionId(reader.number()?) }),
+        3 => Some(Restored::Committed),
+        value => {
+            return Err(RecordError::BadField { what: "how it was restored", value: value.into() });
+        }
+    })
+}
