@@ -151,6 +151,8 @@ pub(crate) struct Agent {
     pub(crate) template: u16,
     pub(crate) residence: Residence,
     state: State,
+    /// Whether it was used since eviction last looked at it.
+    pub(crate) used: bool,
     /// Its index in the list of changed agents; 0: not there.
     pub(crate) dirty: u64,
     /// What the log has of it.
@@ -188,6 +190,7 @@ impl Agent {
             template: birth.template,
             residence: Residence::Warm,
             state: State::Active,
+            used: true,
             dirty: 0,
             logged: None,
         }
@@ -202,11 +205,6 @@ impl Agent {
     pub(crate) fn all_calls(&self) -> impl Iterator<Item = CallId> {
         let rare = self.rare.as_deref();
         rare.into_iter().flat_map(|rare| rare.calls.iter().chain(&rare.sends).copied())
-    }
-
-    /// Whether receivers may not have all that it sent.
-    pub(crate) fn has_sends(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| !rare.sends.is_empty())
     }
 
     pub(crate) fn state(&self) -> State {

@@ -14,6 +14,7 @@ mod calls;
 mod config;
 pub(crate) mod dedupe;
 mod effects;
+mod evict;
 pub(crate) mod journal;
 mod lifecycle;
 mod listing;
@@ -49,7 +50,7 @@ use turns::Ran;
 
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
 pub use journal::{Flush, Live, Made};
-pub use replay::{LoadError, Recovery};
+pub use replay::{Last, LoadError, Recovery};
 
 /// How long to wait before a message is sent again to a shard that was not up.
 const AGAIN_AFTER: Nanos = Nanos::from_ms(20);
@@ -76,6 +77,8 @@ pub struct Partition {
     roster: Vec<RosterChange>,
     counters: Counters,
     disk_full: bool,
+    /// Where eviction looks next.
+    hand: u32,
     /// COMMITs of branches whose parent, named first, is on its way from the log.
     commits: Vec<(AgentId, Address, Origin)>,
 }
@@ -113,6 +116,7 @@ impl Partition {
             roster: Vec::new(),
             counters,
             disk_full: false,
+            hand: 0,
             commits: Vec::new(),
         }
     }
@@ -200,6 +204,7 @@ impl Partition {
         let slot = self.queue.pop(&mut self.agents)?;
         self.touch(slot);
         let agent = &mut self.agents[slot];
+        agent.used = true;
         let id = agent.id;
         let paused = agent.rare.as_mut().and_then(|rare| rare.paused.take());
         let ran = if let Some(serving) = paused {

@@ -32,12 +32,22 @@ enum Act {
     Suspend,
     /// All that was done is written to the log.
     Flush,
+    /// All that was done is written to the log, and an index is begun.
+    Index,
+    /// All that can goes to the log only.
+    Evict,
     /// The shard dies; what was not written is undone.
     Crash,
 }
 
 fn logged_act() -> impl Strategy<Value = Act> {
-    prop_oneof![8 => act(), 2 => Just(Act::Flush), 1 => Just(Act::Crash)]
+    prop_oneof![
+        10 => act(),
+        2 => Just(Act::Flush),
+        1 => Just(Act::Index),
+        1 => Just(Act::Evict),
+        1 => Just(Act::Crash),
+    ]
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -108,7 +118,7 @@ fn expect(model: &mut Model, key: &str, act: &Act) -> (Verb, Result<Answer, Refu
             let expected = if lives { Ok(Ok(Reply::Done)) } else { Err("NOAGENT") };
             (Verb::Suspend, expected)
         }
-        Act::Flush | Act::Crash => unreachable!("nobody asks an agent for that"),
+        Act::Flush | Act::Index | Act::Evict | Act::Crash => unreachable!("nobody asks an agent for that"),
     }
 }
 
@@ -189,6 +199,21 @@ fn run_logged(acts: &[(u8, Act)]) {
                 world.flush();
                 durable = model.clone();
             }
+            Act::Index => {
+                world.flush();
+                durable = model.clone();
+                world.partition.begin_index();
+                world.flush_some();
+            }
+            Act::Evict => {
+                durable = model.clone();
+                // What was used is spared once, and long chains are written whole first.
+                for _ in 0..3 {
+                    world.flush();
+                    world.partition.make_room(0, 1_000);
+                }
+                assert_eq!(world.partition.used_bytes(), 0, "E1: all is on disk");
+            }
             Act::Crash => {
                 world.restart(config.clone(), 8 * 1024, Vec::new());
                 model = durable.clone();
@@ -241,6 +266,16 @@ fn run_pruned(acts: &[(u8, Act)], history_max: u32) {
     for (choice, act) in acts {
         match act {
             Act::Flush => world.flush(),
+            Act::Index => {
+                world.partition.begin_index();
+                world.flush_some();
+            }
+            Act::Evict => {
+                let before = portraits(&mut world);
+                world.flush();
+                world.partition.make_room(0, 1_000);
+                assert_eq!(portraits(&mut world), before);
+            }
             Act::Crash => {
                 let before = portraits(&mut world);
                 world.flush();

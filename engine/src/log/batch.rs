@@ -15,10 +15,11 @@
 //! | 48..52  | length of the records                                                     |
 //! | 52..56  | number of records                                                         |
 //! | 56..64  | zero                                                                      |
-//! | 64..96  | BLAKE3 of bytes 0..64 and of the records                                  |
+//! | 64..96  | BLAKE3 of bytes 0..64 and of the records, keyed with the log's own key    |
 //! | 96...   | the records, then zeros up to a multiple of [`BATCH_ALIGN_BYTES`]         |
 //!
-//! All numbers are little-endian.
+//! All numbers are little-endian. The key makes sure that nothing an agent keeps in its memory is
+//! ever taken for a batch.
 
 use super::record::Record;
 use crate::id::{Nanos, ShardId};
@@ -36,6 +37,16 @@ const HASHED_BYTES: usize = 64;
 
 const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BATCH_ALIGN_BYTES));
 const _: () = assert!(super::record::RECORD_BYTES_MAX * 2 < BATCH_BYTES_MAX);
+
+/// The key of a log's hashes: random, made with the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LogKey(pub [u8; 32]);
+
+impl std::fmt::Debug for LogKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogKey(..)")
+    }
+}
 
 /// What a batch says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,7 +121,7 @@ impl Packer {
     }
 
     /// The batch, padded; the packer is empty after it and keeps `spare` for the next one.
-    pub fn finish(&mut self, head: BatchHead, spare: Vec<u8>) -> Vec<u8> {
+    pub fn finish(&mut self, key: &LogKey, head: BatchHead, spare: Vec<u8>) -> Vec<u8> {
         let mut bytes = std::mem::replace(&mut self.bytes, spare);
         self.bytes.clear();
         let record_count = std::mem::take(&mut self.record_count);
@@ -128,7 +139,7 @@ impl Packer {
         bytes[40..48].copy_from_slice(&head.request_last.to_le_bytes());
         bytes[48..52].copy_from_slice(&len.to_le_bytes());
         bytes[52..56].copy_from_slice(&record_count.to_le_bytes());
-        let hash = hash(&bytes[..HASHED_BYTES], &bytes[HEAD_BYTES..]);
+        let hash = hash(key, &bytes[..HASHED_BYTES], &bytes[HEAD_BYTES..]);
         bytes[HASHED_BYTES..HEAD_BYTES].copy_from_slice(&hash);
         bytes.resize(bytes.len().next_multiple_of(BATCH_ALIGN_BYTES), 0);
         bytes
@@ -160,7 +171,7 @@ pub fn promised_bytes(bytes: &[u8]) -> Option<usize> {
 
 impl<'a> Batch<'a> {
     /// The batch at the start of `bytes`, if it is whole (B1).
-    pub fn read(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
+    pub fn read(key: &LogKey, bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
         if bytes.len() < HEAD_BYTES || bytes[..8] != *MAGIC {
             return Err(BatchError::NoBatch);
         }
@@ -176,7 +187,7 @@ impl<'a> Batch<'a> {
         let len_bytes = promised_bytes(bytes).ok_or(damaged)?;
         let len = u32::from_le_bytes(field(bytes, 48)) as usize;
         let records = bytes.get(HEAD_BYTES..HEAD_BYTES + len).ok_or(damaged)?;
-        if hash(&bytes[..HASHED_BYTES], records) != bytes[HASHED_BYTES..HEAD_BYTES] {
+        if hash(key, &bytes[..HASHED_BYTES], records) != bytes[HASHED_BYTES..HEAD_BYTES] {
             return Err(damaged);
         }
         let format = u16::from_le_bytes(field(bytes, 8));
@@ -206,8 +217,8 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("B1: the head's length was checked")
 }
 
-fn hash(head: &[u8], records: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
+fn hash(key: &LogKey, head: &[u8], records: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(&key.0);
     hasher.update(head);
     hasher.update(records);
     *hasher.finalize().as_bytes()
@@ -218,6 +229,8 @@ mod tests {
     use super::super::record::{Kind, put};
     use super::*;
     use crate::id::AgentId;
+
+    const KEY: LogKey = LogKey([7; 32]);
 
     fn head(sequence: u64) -> BatchHead {
         BatchHead {
@@ -237,14 +250,14 @@ mod tests {
             put(&mut record, Kind::End, AgentId(n), |out| out.extend_from_slice(&[n as u8; 9]));
             packer.push(&record);
         }
-        packer.finish(head(77), Vec::new())
+        packer.finish(&KEY, head(77), Vec::new())
     }
 
     #[test]
     fn b1_a_batch_reads_back_and_no_changed_or_cut_one_does() {
         let bytes = sample();
         assert_eq!(bytes.len() % BATCH_ALIGN_BYTES, 0);
-        let batch = Batch::read(&bytes).expect("its own bytes");
+        let batch = Batch::read(&KEY, &bytes).expect("its own bytes");
         assert_eq!((batch.head, batch.record_count), (head(77), 3));
         assert_eq!(batch.len_bytes, bytes.len());
         let ids: Vec<u128> = batch.iter().map(|(_, record)| record.expect("good").id.0).collect();
@@ -253,16 +266,16 @@ mod tests {
         for at in 0..used {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
-            assert!(Batch::read(&bad).is_err(), "byte {at} changed");
-            assert!(Batch::read(&bytes[..at]).is_err(), "cut at {at}");
+            assert!(Batch::read(&KEY, &bad).is_err(), "byte {at} changed");
+            assert!(Batch::read(&KEY, &bytes[..at]).is_err(), "cut at {at}");
         }
     }
 
     #[test]
     fn b1_a_torn_batch_is_told_from_none() {
         let bytes = sample();
-        assert_eq!(Batch::read(&bytes[..200]).err(), Some(BatchError::Damaged { sequence: 77 }));
-        assert_eq!(Batch::read(&[0; 4096]).err(), Some(BatchError::NoBatch));
+        assert_eq!(Batch::read(&KEY, &bytes[..200]).err(), Some(BatchError::Damaged { sequence: 77 }));
+        assert_eq!(Batch::read(&KEY, &[0; 4096]).err(), Some(BatchError::NoBatch));
         assert_eq!(promised_bytes(&bytes), Some(bytes.len()));
     }
 }

@@ -9,6 +9,7 @@
 //! J4  a segment's count of live bytes is that of the records in agents' chains.
 
 use super::Partition;
+use super::replay::Last;
 use crate::agent::{Agent, Residence, State};
 use crate::behaviour::{RequestId, Restored};
 use crate::id::{AgentId, CallId, Nanos};
@@ -129,7 +130,7 @@ pub(super) struct Journal {
     /// Parts of a record whose rest has no place yet.
     parts: Vec<Place>,
     segments: BTreeMap<u32, Live>,
-    /// Where the index stands that is being written: the next slot.
+    /// Where the index stands that is being written: the next slot, and whether it has begun.
     pub(super) index_at: Option<u32>,
 }
 
@@ -169,7 +170,7 @@ impl Journal {
     }
 
     /// Adds an entry; its index, which is never 0.
-    fn push(&mut self, dirty: Dirty) -> u64 {
+    pub(super) fn push(&mut self, dirty: Dirty) -> u64 {
         self.list.push_back(dirty);
         self.popped + self.list.len() as u64
     }
@@ -367,7 +368,8 @@ impl Partition {
                 let mut places = std::mem::take(&mut self.journal.parts);
                 places.push(place);
                 let slot = self.agents.find(id).expect("J1: a record is placed before turns go on");
-                self.extend_chain(slot, kind, parent, &places);
+                let pending = self.agents[slot].all_calls().next().is_some();
+                self.extend_chain(slot, kind, parent, &places, pending);
                 places.clear();
                 self.journal.parts = places;
             }
@@ -382,6 +384,7 @@ impl Partition {
         kind: Kind,
         parent: Option<AgentId>,
         places: &[Place],
+        pending: bool,
     ) {
         let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
         if kind != Kind::Change
@@ -406,8 +409,21 @@ impl Partition {
         } else {
             chain.change_bytes += bytes;
         }
-        chain.pending = self.agents[slot].call_count() > 0 || self.agents[slot].has_sends();
+        chain.pending = pending;
         self.agents[slot].logged = Some(chain);
+    }
+
+    /// Makes this an agent's chain.
+    pub(super) fn set_chain(&mut self, slot: u32, chain: Chain) {
+        self.journal.add_live(&chain.places);
+        if let Some(old) = self.agents[slot].logged.replace(Box::new(chain)) {
+            self.journal.drop_live(&old.places);
+        }
+    }
+
+    /// The last numbers given, for the head of a batch.
+    pub fn last_numbers(&self) -> Last {
+        Last { call: self.call_next - 1, request: self.request_next }
     }
 
     /// All that was flushed up to flush number `flush` is on disk: what waited for it leaves.
@@ -420,6 +436,17 @@ impl Partition {
             let (_, event) = self.journal.held.pop_front().expect("J2: it was there");
             self.events.push(event);
         }
+    }
+
+    /// Writes an index with the next flushes: from its first record on, the log says where all
+    /// chains lie.
+    pub fn begin_index(&mut self) {
+        self.journal.index_at.get_or_insert(0);
+    }
+
+    /// Whether an index is being written.
+    pub fn is_indexing(&self) -> bool {
+        self.journal.index_at.is_some()
     }
 
     /// Live records per segment (J4); a segment that is not here holds none.

@@ -9,6 +9,7 @@
 //! |-------------|--------------------------------------------------------------------------------|
 //! | identity    | whole, fork: tenant, key, template number, parent                              |
 //! | origin      | fork: id, version, time                                                        |
+//! | pending     | 1: it has calls, and must be in memory to be told of them                       |
 //! | state       | 0 active, 1 suspended, 2 quarantined; turns; failures; last branch number      |
 //! | restored    | 0 no, 1 forked: index, keep timers, call; 2 rolled back: version; 3 committed  |
 //! | new versions| count; each: number, parent, time, checkpoint, base version or 0, delta        |
@@ -52,6 +53,8 @@ impl Partition {
     /// Makes records of what has changed, up to about `bytes_max`. Returns the number of a flush
     /// when all of it is made: once it is on disk, [`Partition::flushed`] wants to know.
     pub fn flush(&mut self, bytes_max: usize, flush: &mut Flush) -> Option<u64> {
+        // Before what has changed: a chain in the index is one that has its places.
+        self.put_index(bytes_max, flush);
         self.journal.begin();
         while flush.bytes.len() < bytes_max {
             let Some(dirty) = self.journal.pop() else {
@@ -67,6 +70,42 @@ impl Partition {
         Some(self.journal.begun())
     }
 
+    /// Goes on with the index, if one is being written; whether it ended.
+    fn put_index(&mut self, bytes_max: usize, flush: &mut Flush) {
+        let Some(mut at) = self.journal.index_at else { return };
+        if at == 0 {
+            put(flush, Kind::IndexBegin, AgentId(0), None, |_| {});
+        }
+        while flush.bytes.len() < bytes_max && at < self.agents.end() {
+            if self.agents.get(at).is_some_and(|agent| agent.logged.is_some()) {
+                self.put_stub(at, flush);
+            }
+            at += 1;
+        }
+        let ended = at >= self.agents.end();
+        if ended {
+            put(flush, Kind::IndexEnd, AgentId(0), None, |_| {});
+        }
+        self.journal.index_at = (!ended).then_some(at);
+    }
+
+    fn put_stub(&self, slot: u32, flush: &mut Flush) {
+        let agent = &self.agents[slot];
+        let chain = agent.logged.as_deref().expect("J4: a stub is of what the log has");
+        put(flush, Kind::Stub, agent.id, None, |out| {
+            self.identity(slot).put(out);
+            out.push(chain.pending.into());
+            put_number(out, chain.whole_bytes);
+            put_number(out, chain.change_bytes);
+            put_number(out, chain.places.len() as u64);
+            for place in chain.places.iter() {
+                put_number(out, place.segment.into());
+                put_number(out, place.offset.into());
+                put_number(out, place.len_bytes.into());
+            }
+        });
+    }
+
     fn put_ends(&mut self, flush: &mut Flush) {
         for id in std::mem::take(&mut self.journal.orphans) {
             if self.agents.find(id).is_some() {
@@ -75,7 +114,11 @@ impl Partition {
         }
         for id in std::mem::take(&mut self.journal.ended) {
             // One that was made again, and written whole by now, is not to be ended by this.
-            let again = self.agents.find(id).is_some_and(|slot| self.agents[slot].dirty == 0);
+            let written = |slot: u32| {
+                let agent = &self.agents[slot];
+                agent.logged.is_some() || agent.dirty == 0
+            };
+            let again = self.agents.find(id).is_some_and(written);
             if !again {
                 put(flush, Kind::End, id, None, |_| {});
             }
@@ -121,15 +164,6 @@ impl Partition {
         }
     }
 
-    /// Makes a whole record of an agent that the log has, to end its chain or to bring it forward.
-    pub(super) fn put_whole(&mut self, slot: u32, flush: &mut Flush) {
-        let id = self.agents[slot].id;
-        put(flush, Kind::Whole, id, None, |out| {
-            self.identity(slot).put(out);
-            self.put_body(slot, None, out);
-        });
-    }
-
     fn is_long(&self, slot: u32) -> bool {
         let Some(chain) = &self.agents[slot].logged else { return true };
         chain.places.len() >= CHAIN_COUNT_MAX
@@ -140,7 +174,9 @@ impl Partition {
     fn is_in_log(&self, parent: AgentId, version: u64) -> bool {
         let Some(slot) = self.agents.find(parent) else { return false };
         let agent = &self.agents[slot];
-        agent.dirty == 0
+        // While an index is written a reader may not know the parent yet.
+        self.journal.index_at.is_none()
+            && agent.dirty == 0
             && agent.logged.is_some()
             && !self.is_long(slot)
             && agent.versions.image_of(crate::VersionId(version)).is_some()
@@ -183,6 +219,7 @@ impl Partition {
 
     fn put_body(&self, slot: u32, before: Option<&Before>, out: &mut Vec<u8>) {
         let agent = &self.agents[slot];
+        out.push(agent.all_calls().next().is_some().into());
         out.push(match agent.state() {
             State::Active => 0,
             State::Suspended => 1,

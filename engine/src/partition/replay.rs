@@ -54,12 +54,30 @@ pub enum LoadError {
     },
 }
 
+/// The last numbers that earlier lives of the shard gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Last {
+    /// To a call.
+    pub call: u64,
+    /// To a request that an agent keeps open.
+    pub request: u64,
+}
+
 /// What a recovery has found so far, beside the agents.
 #[derive(Debug, Default)]
 pub struct Recovery {
     parts: BTreeMap<AgentId, Vec<Place>>,
     parents: BTreeMap<AgentId, AgentId>,
-    numbers: BTreeMap<AgentId, u32>,
+    indexing: bool,
+}
+
+impl Recovery {
+    fn note_parent(&mut self, id: AgentId, parent: Option<AgentId>) {
+        match parent {
+            Some(parent) => self.parents.insert(id, parent),
+            None => self.parents.remove(&id),
+        };
+    }
 }
 
 /// Reading a log at a start.
@@ -85,15 +103,12 @@ impl Partition {
         match record.kind {
             Kind::Whole | Kind::Fork => {
                 let identity = Identity::read(&mut reader)?;
-                recovery.numbers.insert(id, identity.template_number);
-                match identity.parent {
-                    Some(parent) => recovery.parents.insert(id, parent),
-                    None => recovery.parents.remove(&id),
-                };
+                recovery.note_parent(id, identity.parent);
                 let from = match record.kind {
-                    Kind::Fork => Some(AgentId(reader.id()?)),
+                    Kind::Fork => Some(read_origin(&mut reader)?.0),
                     _ => None,
                 };
+                let pending = reader.flag()?;
                 let slot = match self.agents.find(id) {
                     Some(slot) => slot,
                     None => self.insert_cold(identity),
@@ -104,11 +119,15 @@ impl Partition {
                         return Err(RecordError::NoBase(from));
                     }
                 }
-                self.extend_chain(slot, record.kind, from, &places);
+                self.extend_chain(slot, record.kind, from, &places, pending);
             }
             Kind::Change => {
-                let slot = self.agents.find(id).ok_or(RecordError::NoBase(id))?;
-                self.extend_chain(slot, Kind::Change, None, &places);
+                // One that the index has not come to is in its chain when it does.
+                let Some(slot) = self.agents.find(id) else {
+                    return if recovery.indexing { Ok(()) } else { Err(RecordError::NoBase(id)) };
+                };
+                let pending = reader.flag()?;
+                self.extend_chain(slot, Kind::Change, None, &places, pending);
             }
             Kind::End => {
                 if let Some(slot) = self.agents.find(id) {
@@ -117,14 +136,45 @@ impl Partition {
                 recovery.parents.remove(&id);
             }
             Kind::Orphan => _ = recovery.parents.remove(&id),
-            Kind::Part | Kind::Stub | Kind::IndexBegin | Kind::IndexEnd => {}
+            Kind::Stub => self.recover_stub(recovery, &mut reader)?,
+            Kind::IndexBegin => recovery.indexing = true,
+            Kind::IndexEnd => recovery.indexing = false,
+            Kind::Part => {}
         }
+        Ok(())
+    }
+
+    fn recover_stub(
+        &mut self,
+        recovery: &mut Recovery,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), RecordError> {
+        let identity = Identity::read(reader)?;
+        let id = identity.key.id(identity.tenant);
+        recovery.note_parent(id, identity.parent);
+        let pending = reader.flag()?;
+        let whole_bytes = reader.number()?;
+        let change_bytes = reader.number()?;
+        let mut places = Vec::new();
+        for _ in 0..reader.count()? {
+            places.push(Place {
+                segment: reader.small("a segment")?,
+                offset: reader.small("an offset")?,
+                len_bytes: reader.small("a length")?,
+            });
+        }
+        let slot = match self.agents.find(id) {
+            Some(slot) => slot,
+            None => self.insert_cold(identity),
+        };
+        let places = Rc::new(places);
+        self.set_chain(slot, Chain { places, whole_bytes, change_bytes, pending });
         Ok(())
     }
 
     /// Ends a recovery: branches find their parents. Returns how many agents there are, all in the
     /// log, and those that await something and are wanted in memory.
-    pub fn recovered(&mut self, recovery: Recovery, call_last: u64, request_last: u64) -> u32 {
+    pub fn recovered(&mut self, recovery: Recovery, last: Last) -> u32 {
         for (branch, parent) in recovery.parents {
             if let (Some(branch), Some(parent)) =
                 (self.agents.find(branch), self.agents.find(parent))
@@ -132,8 +182,15 @@ impl Partition {
                 self.join_parent(parent, branch);
             }
         }
-        self.call_next = self.call_next.max(call_last + 1);
-        self.request_next = self.request_next.max(request_last);
+        self.call_next = self.call_next.max(last.call + 1);
+        self.request_next = self.request_next.max(last.request);
+        for slot in 0..self.agents.end() {
+            let agent = self.agents.get(slot);
+            let pending = agent.and_then(|agent| agent.logged.as_deref()).map(|chain| chain.pending);
+            if pending == Some(true) {
+                self.load(slot);
+            }
+        }
         self.agents.count()
     }
 
@@ -256,6 +313,7 @@ impl Partition {
         std::mem::replace(&mut agent.image, image).release(&mut self.store);
         std::mem::replace(&mut agent.versions, versions).release(&mut self.store);
         agent.residence = Residence::Warm;
+        agent.used = true;
         agent.restore_state(replay.state);
         agent.turn_count = replay.turn_count;
         agent.failure_count = replay.failure_count;
@@ -394,11 +452,10 @@ impl Replay {
     ) -> Result<(), RecordError> {
         let mut from = Vec::new();
         if kind == Kind::Fork {
-            reader.id()?;
-            let wanted = reader.number()?;
+            let (_, wanted, sealed_at) = read_origin(reader)?;
+            let checkpoint = false;
             let at = self.find(wanted).ok_or(RecordError::NoVersion(wanted))?;
             let image = self.versions[at].image.share(store);
-            let (sealed_at, checkpoint) = (Nanos(reader.number()?), false);
             from.push(Version { image, id: 1, parent: 0, sealed_at, checkpoint });
         }
         for version in std::mem::replace(&mut self.versions, from) {
@@ -421,6 +478,8 @@ impl Replay {
         under: &Under<'_>,
         dedupe_max: usize,
     ) -> Result<(), RecordError> {
+        // For those that read heads only.
+        reader.flag()?;
         self.state = match reader.byte()? {
             0 => State::Active,
             1 => State::Suspended,
@@ -518,6 +577,11 @@ impl Replay {
         }
         Ok(())
     }
+}
+
+/// Of which agent's version a branch is, and when it was made.
+fn read_origin(reader: &mut Reader<'_>) -> Result<(AgentId, u64, Nanos), RecordError> {
+    Ok((AgentId(reader.id()?), reader.number()?, Nanos(reader.number()?)))
 }
 
 type OwnResult = Option<Result<crate::verb::Reply, Refusal>>;

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use heronry_engine::template::built_in;
 use heronry_engine::verb::{AgentInfo, Errand, Target, VersionInfo};
-use heronry_engine::log::{Place, Record};
-use heronry_engine::partition::{Flush, Recovery};
+use heronry_engine::log::{Kind, Place, Record};
+use heronry_engine::partition::{Flush, Last, Recovery};
 use heronry_engine::*;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -28,6 +28,9 @@ pub struct World {
     /// What it has flushed, by where it lies, in order.
     log: BTreeMap<(u32, u32), Vec<u8>>,
     log_end: u32,
+    /// Where the last whole index begins, and the last one.
+    log_start: u32,
+    index_begun: u32,
     asked: u64,
     answers: BTreeMap<u64, Answer>,
 }
@@ -55,31 +58,50 @@ impl World {
         let partition = Partition::new(config, store(page_count), templates);
         let (forwarded, answers) = (Vec::new(), BTreeMap::new());
         let errands = Vec::new();
-        let (log, log_end) = (BTreeMap::new(), 0);
-        World { partition, now: Nanos(1), forwarded, errands, log, log_end, asked: 0, answers }
+        World {
+            partition,
+            now: Nanos(1),
+            forwarded,
+            errands,
+            log: BTreeMap::new(),
+            log_end: 0,
+            log_start: 0,
+            index_begun: 0,
+            asked: 0,
+            answers,
+        }
     }
 
     /// Writes what has changed to the log, a few records at a time.
     pub fn flush(&mut self) {
-        let mut flush = Flush::default();
-        loop {
-            flush.clear();
-            let whole = self.partition.flush(100, &mut flush);
-            let mut at = 0;
-            for made in &flush.made {
-                let bytes = flush.bytes[at..at + made.len_bytes].to_vec();
-                let place =
-                    Place { segment: 0, offset: self.log_end, len_bytes: made.len_bytes as u32 };
-                self.log.insert((place.segment, place.offset), bytes);
-                self.partition.placed(*made, place);
-                self.log_end += place.len_bytes;
-                at += made.len_bytes;
-            }
-            if let Some(whole) = whole {
-                self.partition.flushed(whole);
-                return self.pump();
-            }
+        while self.partition.wants_flush() {
+            self.flush_some();
         }
+    }
+
+    /// Writes a few records.
+    pub fn flush_some(&mut self) {
+        let mut flush = Flush::default();
+        let whole = self.partition.flush(100, &mut flush);
+        let mut at = 0;
+        for made in &flush.made {
+            let bytes = flush.bytes[at..at + made.len_bytes].to_vec();
+            let place =
+                Place { segment: 0, offset: self.log_end, len_bytes: made.len_bytes as u32 };
+            match made.kind {
+                Kind::IndexBegin => self.index_begun = place.offset,
+                Kind::IndexEnd => self.log_start = self.index_begun,
+                _ => {}
+            }
+            self.log.insert((place.segment, place.offset), bytes);
+            self.partition.placed(*made, place);
+            self.log_end += place.len_bytes;
+            at += made.len_bytes;
+        }
+        if let Some(whole) = whole {
+            self.partition.flushed(whole);
+        }
+        self.pump();
     }
 
     /// The shard dies, and another begins with what the log has. Who asked is gone.
@@ -88,13 +110,13 @@ impl World {
         templates.extend(more);
         self.partition = Partition::new(config, store(page_count), templates);
         let mut recovery = Recovery::default();
-        for ((segment, offset), bytes) in &self.log {
+        for ((segment, offset), bytes) in self.log.range((0, self.log_start)..) {
             let record = Record::read(bytes).expect("its own bytes");
             let len_bytes = bytes.len() as u32;
             let place = Place { segment: *segment, offset: *offset, len_bytes };
             self.partition.recover(&mut recovery, record, place).expect("in order");
         }
-        self.partition.recovered(recovery, 0, 0);
+        self.partition.recovered(recovery, Last::default());
         self.answers.clear();
         self.pump();
     }
