@@ -75,6 +75,10 @@ impl Node {
         let mut command = Command::new(&context.node_exe);
         command.arg("up").args(["--port", "0", "--shards"]).arg(plan.shards.to_string());
         command.arg("--data").arg(dir.path().join("data"));
+        // Scenarios measure memory unless they say that they measure the disk.
+        if !plan.set.iter().any(|setting| setting.starts_with("log.")) {
+            command.args(["--set", "log.enabled=false"]);
+        }
         for setting in &plan.set {
             command.arg("--set").arg(setting);
         }

@@ -35,6 +35,8 @@ pub struct Config {
     pub net: NetConfig,
     /// Agents.
     pub agents: AgentsConfig,
+    /// What is kept on disk.
+    pub log: LogConfig,
     /// Agents that are live interpreters or modules.
     pub sandbox: SandboxConfig,
     /// HTTP requests of agents.
@@ -123,6 +125,21 @@ pub struct AgentsConfig {
     pub quarantine_window_ms: u32,
 }
 
+/// Keys `log.*`.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// Whether agents are kept on disk.
+    pub enabled: bool,
+    /// What answers promise where a client asks for nothing.
+    pub ack: Promise,
+    /// How long a sealed change may wait for others before it is written, in milliseconds.
+    pub delay_ms: u32,
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
+    /// Bytes written between two indexes.
+    pub index_bytes: u64,
+}
+
 /// Keys `sandbox.*`.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct SandboxConfig {
@@ -156,6 +173,15 @@ pub enum Isolation {
     Thread,
 }
 
+/// What an answer promises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum Promise {
+    /// Captured in memory.
+    Sealed,
+    /// On disk.
+    Durable,
+}
+
 /// Which reactor runs a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Runtime {
@@ -171,6 +197,16 @@ impl Isolation {
         match self {
             Isolation::Process => "process",
             Isolation::Thread => "thread",
+        }
+    }
+}
+
+impl Promise {
+    /// The name in text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Promise::Sealed => "sealed",
+            Promise::Durable => "durable",
         }
     }
 }
@@ -237,6 +273,13 @@ fn blank() -> Config {
             call_timeout_ms: 0,
             quarantine_failures: 0,
             quarantine_window_ms: 0,
+        },
+        log: LogConfig {
+            enabled: false,
+            ack: Promise::Sealed,
+            delay_ms: 0,
+            segment_bytes: 0,
+            index_bytes: 0,
         },
         sandbox: SandboxConfig {
             guests_dir: String::new(),

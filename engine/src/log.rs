@@ -12,7 +12,9 @@ pub mod batch;
 pub mod record;
 pub(crate) mod wire;
 
-pub use batch::{BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchError, BatchHead, HEAD_BYTES, LogKey, Packer};
+pub use batch::{
+    BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchError, BatchHead, HEAD_BYTES, LogKey, Packer,
+};
 pub use record::{Kind, RECORD_BYTES_MAX, Record, RecordError};
 
 /// Where a record lies.

@@ -21,12 +21,21 @@ use world::*;
 /// What a client does to an agent; numbers choose among what there is.
 #[derive(Clone, Debug)]
 enum Act {
-    Create { image_bytes: usize },
+    Create {
+        image_bytes: usize,
+    },
     Add(i64),
-    Write { at: usize, byte: u8, len: usize },
+    Write {
+        at: usize,
+        byte: u8,
+        len: usize,
+    },
     Checkpoint,
     Rollback(Option<u64>),
-    Fork { count: u32, at: Option<u64> },
+    Fork {
+        count: u32,
+        at: Option<u64>,
+    },
     Commit,
     Terminate,
     Suspend,
@@ -118,7 +127,9 @@ fn expect(model: &mut Model, key: &str, act: &Act) -> (Verb, Result<Answer, Refu
             let expected = if lives { Ok(Ok(Reply::Done)) } else { Err("NOAGENT") };
             (Verb::Suspend, expected)
         }
-        Act::Flush | Act::Index | Act::Evict | Act::Crash => unreachable!("nobody asks an agent for that"),
+        Act::Flush | Act::Index | Act::Evict | Act::Crash => {
+            unreachable!("nobody asks an agent for that")
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a calibration watches both clocks: an error of 40 ns in it is 2 parts per million.
 const CALIBRATION_WATCH: Duration = Duration::from_millis(20);
@@ -38,11 +38,14 @@ pub struct Calibration {
     pub base_ns: u64,
     /// Nanoseconds per tick, times 2^32. Zero: do not use the counter, ask the kernel.
     pub ns_per_tick: u64,
+    /// What is added to every reading; 0: readings count from the machine's start.
+    pub offset_ns: u64,
 }
 
 impl Calibration {
     /// Asks the kernel on every read: ~20 ns, right everywhere.
-    pub const KERNEL: Calibration = Calibration { base_ticks: 0, base_ns: 0, ns_per_tick: 0 };
+    pub const KERNEL: Calibration =
+        Calibration { base_ticks: 0, base_ns: 0, ns_per_tick: 0, offset_ns: 0 };
 
     /// Compares the counter with CLOCK_MONOTONIC for 20 ms; [`Self::KERNEL`] at once where the
     /// counter's rate may vary or the kernel has found it unstable.
@@ -55,6 +58,15 @@ impl Calibration {
         Calibration::of(first, bracket())
     }
 
+    /// The same, with readings that count from 1970, as the host's clock has it now: points of time
+    /// that outlive the machine's start. The clock stays monotonic when the host's is set.
+    #[must_use]
+    pub fn since_1970(self) -> Calibration {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall_ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        Calibration { offset_ns: wall_ns.saturating_sub(sys::monotonic_ns()), ..self }
+    }
+
     /// The line through two (ticks, ns) points, through the later one.
     fn of(first: (u64, u64), last: (u64, u64)) -> Calibration {
         let (ticks, ns) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
@@ -63,7 +75,9 @@ impl Calibration {
         }
         let rate = ((u128::from(ns) << FRACTION_BITS) + u128::from(ticks / 2)) / u128::from(ticks);
         match u64::try_from(rate) {
-            Ok(ns_per_tick) => Calibration { base_ticks: last.0, base_ns: last.1, ns_per_tick },
+            Ok(ns_per_tick) => {
+                Calibration { base_ticks: last.0, base_ns: last.1, ns_per_tick, offset_ns: 0 }
+            }
             Err(_) => Calibration::KERNEL,
         }
     }
@@ -107,7 +121,7 @@ impl Clock {
     #[inline]
     pub fn now_ns(self) -> u64 {
         if self.0.ns_per_tick == 0 {
-            return sys::monotonic_ns();
+            return sys::monotonic_ns() + self.0.offset_ns;
         }
         // The CPU may run two readings out of order, and a thread may move between CPUs whose
         // counters differ by a little: what was read before is the least (C1).
@@ -122,7 +136,9 @@ impl Clock {
     #[inline]
     fn ns_at(self, ticks: u64) -> u64 {
         let past = u128::from(ticks.saturating_sub(self.0.base_ticks));
-        self.0.base_ns + ((past * u128::from(self.0.ns_per_tick)) >> FRACTION_BITS) as u64
+        self.0.offset_ns
+            + self.0.base_ns
+            + ((past * u128::from(self.0.ns_per_tick)) >> FRACTION_BITS) as u64
     }
 }
 

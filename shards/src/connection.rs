@@ -42,6 +42,12 @@ pub enum Mark {
     LinkReceive,
     /// Send on that link.
     LinkSend,
+    /// Write to the log; the closing of its files, too, which does not complete.
+    LogWrite,
+    /// Read of a record, by the number of the read.
+    LogRead(u32),
+    /// Read at a start, by the number of the piece.
+    LogScan(u32),
 }
 
 impl Mark {
@@ -54,6 +60,9 @@ impl Mark {
             Mark::Send(idx) => (3, idx),
             Mark::LinkReceive => (4, 0),
             Mark::LinkSend => (5, 0),
+            Mark::LogWrite => (6, 0),
+            Mark::LogRead(idx) => (7, idx),
+            Mark::LogScan(idx) => (8, idx),
         };
         Token(kind << 32 | u64::from(idx))
     }
@@ -68,6 +77,9 @@ impl Mark {
             3 => Mark::Send(idx),
             4 => Mark::LinkReceive,
             5 => Mark::LinkSend,
+            6 => Mark::LogWrite,
+            7 => Mark::LogRead(idx),
+            8 => Mark::LogScan(idx),
             kind => unreachable!("C2: no operation of kind {kind} was submitted"),
         }
     }

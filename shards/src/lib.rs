@@ -18,6 +18,8 @@ mod handles;
 #[cfg(not(loom))]
 pub mod histogram;
 #[cfg(not(loom))]
+pub mod log;
+#[cfg(not(loom))]
 pub mod mesh;
 #[cfg(not(loom))]
 mod region;

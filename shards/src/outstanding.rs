@@ -64,6 +64,7 @@ impl Outstanding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use heronry_engine::Ack;
 
     fn origin(seq: u64) -> Origin {
         Origin::Connection { conn: 0, generation: 0, seq, ack: Ack::Sealed }

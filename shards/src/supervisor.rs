@@ -375,7 +375,10 @@ impl Node {
             let block = self.shared.block(shard);
             let hang = self.plan.hang;
             if block.state() == ShardState::Starting {
-                kill_if_silent(post, shard, post.started_at.elapsed(), hang, &mut |hung| {
+                // It beats while it reads its log, after what an earlier life has left in the block.
+                let beat = Duration::from_nanos(now.since(block.heartbeat()).0);
+                let silent = post.started_at.elapsed().min(beat);
+                kill_if_silent(post, shard, silent, hang, &mut |hung| {
                     notice(&self.shared, hung);
                 });
             }

@@ -7,6 +7,7 @@
 //! T3  it sleeps only when nothing is left to do and no peer has sent anything.
 //! T4  replies and effects leave after the turn that made them is sealed.
 
+mod disk;
 mod templates;
 
 use crate::connection::{Connections, Mark, Todo};
@@ -16,15 +17,19 @@ use crate::driver::{Completion, Done, Driver, Handle, Op};
 use crate::errand::{Link, Workshop};
 use crate::gateway::Gateway;
 use crate::histogram::{HistBlock, Latency};
+use crate::log::{Log, LogPlan};
 use crate::peer::{Inbox, Peers};
 use crate::roster::Roster;
 use crate::shared::Shared;
 use crate::view::{NodeFacts, View};
 use heronry_engine::verb::Target;
 use heronry_engine::{
-    Event, Nanos, Origin, Partition, Refusal, Reply, Request, RosterChange, ShardId, TurnReport,
+    AgentKey, Event, Nanos, Origin, Partition, Refusal, Reply, Request, RosterChange, ShardId,
+    TenantId, TurnReport,
 };
 use std::sync::Arc;
+
+pub use disk::LoopError;
 
 /// Longest stretch of turns between two polls (T2).
 const PASS_NS_MAX: u64 = 100_000;
@@ -61,6 +66,11 @@ pub struct Parts<D: Driver, G: Gateway> {
     pub partition: Partition,
     /// The node's shared memory.
     pub shared: Arc<Shared>,
+    /// The shard's log, if it has one.
+    pub log: Option<LogPlan>,
+    /// Agents that an earlier life had, as its roster says; those that the log does not have are
+    /// lost.
+    pub past: Vec<(TenantId, AgentKey)>,
     /// Where births and ends are noted for the next life.
     pub roster: Roster,
     /// Listening sockets, adopted by the driver.
@@ -83,6 +93,9 @@ pub struct Shard<D: Driver, G: Gateway> {
     connections: Connections<G>,
     peers: Peers,
     shared: Arc<Shared>,
+    log_plan: Option<LogPlan>,
+    log: Option<Log>,
+    past: Vec<(TenantId, AgentKey)>,
     roster: Roster,
     listeners: Vec<Handle>,
     link: Link,
@@ -94,6 +107,8 @@ pub struct Shard<D: Driver, G: Gateway> {
     worked_at: Nanos,
     pass_count: u32,
     totals: Totals,
+    /// When the log has something to do.
+    log_due: Nanos,
 }
 
 #[derive(Default)]
@@ -105,8 +120,7 @@ struct Totals {
 }
 
 impl<D: Driver, G: Gateway> Shard<D, G> {
-    /// Takes its place in the mesh: what was queued to the shard's earlier life is discarded,
-    /// and the agents of that life that the roster names are known as lost.
+    /// Takes its place in the mesh: what was queued to the shard's earlier life is discarded.
     pub fn new(me: ShardId, parts: Parts<D, G>) -> Shard<D, G> {
         let shard_count = parts.shared.shard_count();
         let mesh = crate::mesh::Mesh::attach(Arc::clone(&parts.shared), me);
@@ -117,6 +131,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             driver: parts.driver,
             partition: parts.partition,
             shared: parts.shared,
+            log_plan: parts.log,
+            log: None,
+            past: parts.past,
             roster: parts.roster,
             listeners: parts.listeners,
             link: Link::new(me, parts.link, parts.workshop, parts.plan.report),
@@ -128,17 +145,22 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             worked_at: Nanos(0),
             pass_count: 0,
             totals: Totals::default(),
+            log_due: Nanos(u64::MAX),
         }
     }
 
     /// Serves until asked to stop, then sends what is answered and closes.
-    pub async fn run(&mut self) {
-        self.run_watched(|_| {}).await;
+    pub async fn run(&mut self) -> Result<(), LoopError> {
+        self.run_watched(|_| {}).await
     }
 
     /// As [`Shard::run`], and shows the partition to `watch` after each pass: for tests.
-    pub async fn run_watched(&mut self, mut watch: impl FnMut(&Partition)) {
+    pub async fn run_watched(
+        &mut self,
+        mut watch: impl FnMut(&Partition),
+    ) -> Result<(), LoopError> {
         self.await_templates().await;
+        self.recover().await?;
         for (idx, listener) in (0u32..).zip(&self.listeners) {
             self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
         }
@@ -150,9 +172,11 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         while !self.block().stop_requested() {
             let (now, until) = self.pass();
             watch(&self.partition);
+            self.check_log()?;
             self.sleep(now, until).await;
         }
         self.stop().await;
+        self.check_log()
     }
 
     /// Ends the shard and keeps its agents: for tests.
@@ -196,6 +220,8 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.route(now);
         let turn_count = self.run_turns();
         self.take_events(now);
+        self.pump_log(now, false);
+        self.take_events(now);
         // Before any answer leaves: who was told of an agent must hear of its loss.
         self.note_births();
         self.settle(now);
@@ -212,8 +238,8 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         if self.pass_count >= PUBLISH_PASSES {
             self.publish();
         }
-        let due = self.partition.due_next().unwrap_or(Nanos(u64::MAX));
-        if due <= now {
+        let due = self.partition.due_next().unwrap_or(Nanos(u64::MAX)).min(self.log_due);
+        if self.partition.due_next().is_some_and(|due| due <= now) {
             self.partition.expire(now);
         }
         let left = self.partition.runnable()
@@ -241,6 +267,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     fn take_completions(&mut self, now: Nanos) -> usize {
         let Shard { driver, connections, todo, shared, facts, me, listeners, plan, link, .. } =
             self;
+        let (log, partition) = (&mut self.log, &mut self.partition);
         let view = View { now, me: *me, shared, facts };
         driver.poll(&mut |completion: Completion<'_>| match Mark::of(completion.token) {
             Mark::Accept(idx) => {
@@ -267,6 +294,17 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             Mark::Send(idx) => connections.sent(idx, completion.done),
             Mark::LinkReceive => link.received(completion.done),
             Mark::LinkSend => link.sent(completion.done),
+            Mark::LogWrite => {
+                if let Some(log) = log {
+                    log.written(now, completion.done, partition);
+                }
+            }
+            Mark::LogRead(idx) => {
+                if let Some(log) = log {
+                    log.read(now, idx, completion.done, partition);
+                }
+            }
+            Mark::LogScan(_) => {}
         })
     }
 
@@ -368,6 +406,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
                 match event {
                     Event::Answer { to, result } => self.give(now, to, result),
                     Event::Deliver(request) => self.send_on(now, request),
+                    Event::Load { agent, places } => self.load(now, agent, places),
                     Event::Errand { to, errand } => {
                         if let Err((to, refusal)) = self.link.ask(to, errand) {
                             self.give(now, to, Err(refusal));
@@ -416,6 +455,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.pass_count = 0;
         let counters = self.shared.counters(self.me);
         let (agents, traffic) = (self.partition.counters(), self.connections.traffic());
+        let log = self.log.as_ref().map(Log::totals).unwrap_or_default();
         for (counter, value) in [
             (Counter::Turns, agents.turns),
             (Counter::Messages, agents.messages),
@@ -433,6 +473,14 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             (Counter::PatchBytes, agents.patch_bytes),
             (Counter::FramesTotal, agents.frames_total),
             (Counter::LostAgents, agents.lost),
+            (Counter::ColdAgents, agents.cold),
+            (Counter::Loads, agents.loads),
+            (Counter::Evictions, agents.evictions),
+            (Counter::HeldAnswers, agents.held_events),
+            (Counter::LogBatches, log.batches),
+            (Counter::LogBytes, log.bytes),
+            (Counter::LogRecordBytes, log.record_bytes),
+            (Counter::LogIndexes, log.indexes),
             (Counter::Connections, u64::from(self.connections.open_count())),
             (Counter::Accepted, traffic.accepted_count),
             (Counter::BytesIn, traffic.received_bytes),
@@ -460,7 +508,8 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             let now = self.driver.now();
             self.block().beat(now);
             let worked = self.work(now);
-            let idle = !worked && !self.partition.runnable();
+            self.pump_log(now, true);
+            let idle = !worked && !self.partition.runnable() && !self.is_log_behind();
             if (idle && self.connections.open_count() == 0) || now.since(started) > DRAIN_MAX {
                 break;
             }
@@ -468,6 +517,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         }
         self.connections.close_all(&mut self.todo);
         self.link.close(&mut self.todo);
+        if let Some(log) = &mut self.log {
+            log.close(&mut self.todo);
+        }
         for listener in self.listeners.drain(..) {
             self.driver.submit(crate::driver::Token(0), Op::Close(listener));
         }

@@ -150,7 +150,8 @@ impl World {
     pub fn ask(&mut self, key: &str, verb: Verb) -> anyhow::Result<(Reply, Duration)> {
         self.asked += 1;
         let target = Target::agent(TenantId(0), key.parse()?);
-        let origin = Origin::Connection { conn: 0, generation: 0, seq: self.asked, ack: Ack::Sealed };
+        let origin =
+            Origin::Connection { conn: 0, generation: 0, seq: self.asked, ack: Ack::Sealed };
         let request = Request { target, verb, ack: Ack::Sealed, deadline: None, origin };
         let began = Instant::now();
         let now = self.now();
@@ -207,6 +208,7 @@ impl World {
                         self.answer = Some(result);
                     }
                     Event::Answer { .. } => {}
+                    Event::Load { agent, .. } => unreachable!("no log has {agent:?}"),
                     Event::Deliver(request) => self.partition.accept(now, request),
                     Event::Errand { .. } => bail!("no control thread in this scenario"),
                 }

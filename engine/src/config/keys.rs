@@ -6,7 +6,7 @@
 //! E2  every field of `Config` has exactly one row here.
 
 use super::kind::{Kind, TextRule, Unit, Value};
-use super::{Config, Isolation, Runtime};
+use super::{Config, Isolation, Promise, Runtime};
 use crate::limits::{IMAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_COUNT_MAX};
 use std::borrow::Cow;
 
@@ -103,6 +103,7 @@ macro_rules! choice_field {
 }
 choice_field!(Isolation: Process, Thread);
 choice_field!(Runtime: Uring, Glommio);
+choice_field!(Promise: Sealed, Durable);
 
 /// One row, its path and its access made from one mention of the field.
 macro_rules! row {
@@ -344,6 +345,37 @@ pub static KEYS: &[Key] = &[
         milliseconds(1, HOUR_MS),
         Value::Integer(10_000),
         "The window of agents.quarantine_failures."
+    ),
+    row!(
+        log.enabled,
+        Kind::Bool,
+        Value::Bool(true),
+        "Keep agents on disk, so that they outlive the node. Without it nothing can be durable."
+    ),
+    row!(
+        log.ack,
+        Kind::Choice(&["sealed", "durable"]),
+        text("sealed"),
+        "What an answer promises where the client does not say: captured in memory, or on disk."
+    ),
+    row!(
+        log.delay_ms,
+        Kind::Integer { least: 1, most: 1_000, unit: Unit::Milliseconds, zero: Some("at once") },
+        Value::Integer(5),
+        "How long a sealed change may wait for others before it is written, when nobody waits for \
+         it: what a killed shard may lose of what was only sealed."
+    ),
+    row!(
+        log.segment_bytes,
+        bytes(4 * MIB, GIB),
+        Value::Integer(64 * MIB),
+        "Size of one file of the log; each has all its room on disk from its start."
+    ),
+    row!(
+        log.index_bytes,
+        bytes(MIB, TIB),
+        Value::Integer(128 * MIB),
+        "Bytes written to a shard's log between two indexes. A start reads from the last one on."
     ),
     row!(
         sandbox.guests_dir,

@@ -274,7 +274,10 @@ mod tests {
     #[test]
     fn b1_a_torn_batch_is_told_from_none() {
         let bytes = sample();
-        assert_eq!(Batch::read(&KEY, &bytes[..200]).err(), Some(BatchError::Damaged { sequence: 77 }));
+        assert_eq!(
+            Batch::read(&KEY, &bytes[..200]).err(),
+            Some(BatchError::Damaged { sequence: 77 })
+        );
         assert_eq!(Batch::read(&KEY, &[0; 4096]).err(), Some(BatchError::NoBatch));
         assert_eq!(promised_bytes(&bytes), Some(bytes.len()));
     }

@@ -135,7 +135,12 @@ impl<'a> Record<'a> {
 
 /// Appends a record whose own bytes `fill` appends. What is longer than a record may be becomes
 /// parts (see [`Kind::Part`]); returns the number of records.
-pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, id: AgentId, fill: impl FnOnce(&mut Vec<u8>)) -> usize {
+pub(crate) fn put(
+    out: &mut Vec<u8>,
+    kind: Kind,
+    id: AgentId,
+    fill: impl FnOnce(&mut Vec<u8>),
+) -> usize {
     let start = out.len();
     begin(out, kind, id);
     fill(out);

@@ -123,7 +123,11 @@ mod tests {
             }
         }
         assert!(Reader::new(&[0xFF; 11]).number().is_err());
-        assert!(Reader::new(&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 2]).number().is_err());
+        assert!(
+            Reader::new(&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 2])
+                .number()
+                .is_err()
+        );
     }
 
     #[test]

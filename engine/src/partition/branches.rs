@@ -6,8 +6,8 @@
 //! K2  all branches of one FORK start from one version.
 //! K3  FORK makes all branches or none.
 
-use super::verbs::Requests;
 use super::journal::From;
+use super::verbs::Requests;
 use super::{Address, Partition};
 use crate::agent::{Agent, Birth, Kin, Residence, State};
 use crate::behaviour::Restored;

@@ -118,7 +118,10 @@ impl Partition {
                 let ack = if self.journal.on { Ack::Durable } else { Ack::Sealed };
                 Event::Deliver(Request {
                     target: Target::agent(agent.tenant, to),
-                    verb: Verb::Send { payload, request_id: logged.map(|call| effect_id(id, call)) },
+                    verb: Verb::Send {
+                        payload,
+                        request_id: logged.map(|call| effect_id(id, call)),
+                    },
                     ack,
                     deadline,
                     origin,

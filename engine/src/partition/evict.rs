@@ -8,10 +8,10 @@
 
 use super::Partition;
 use super::journal::{Dirty, Known};
+use crate::Nanos;
 use crate::agent::{Agent, Residence};
 use crate::image::Image;
 use crate::version::VersionTree;
-use crate::Nanos;
 
 /// Records of a chain that are still read in one go.
 const FEW_RECORDS: usize = 8;

@@ -213,7 +213,8 @@ impl Journal {
 
     /// The flush after which all that has changed until now is on disk.
     fn target(&self) -> u64 {
-        let more = self.list.len() > self.left || !self.ended.is_empty() || !self.orphans.is_empty();
+        let more =
+            self.list.len() > self.left || !self.ended.is_empty() || !self.orphans.is_empty();
         let target = self.begun + u64::from(more);
         self.held.back().map_or(target, |(last, _)| target.max(*last))
     }
@@ -347,6 +348,11 @@ impl Partition {
     /// Whether there is something to write: changes, an index.
     pub fn wants_flush(&self) -> bool {
         self.journal.is_dirty() || self.journal.is_awaited() || self.journal.index_at.is_some()
+    }
+
+    /// Whether a flush has begun that is not made whole.
+    pub fn is_flushing(&self) -> bool {
+        self.journal.left > 0
     }
 
     /// Events that wait for the disk: with any, a flush is urgent.

@@ -186,7 +186,8 @@ impl Partition {
         self.request_next = self.request_next.max(last.request);
         for slot in 0..self.agents.end() {
             let agent = self.agents.get(slot);
-            let pending = agent.and_then(|agent| agent.logged.as_deref()).map(|chain| chain.pending);
+            let pending =
+                agent.and_then(|agent| agent.logged.as_deref()).map(|chain| chain.pending);
             if pending == Some(true) {
                 self.load(slot);
             }
@@ -601,8 +602,7 @@ fn read_asked(
                 key: String::new(),
                 why: "was restored from the log before it was told".into(),
             };
-            let result =
-                if good { Ok(crate::verb::Reply::Payload(reply)) } else { Err(lost) };
+            let result = if good { Ok(crate::verb::Reply::Payload(reply)) } else { Err(lost) };
             return Ok((Asked::Own, Some(result)));
         }
         MESSAGE if kind & TOLD != 0 => {

@@ -128,7 +128,9 @@ impl Partition {
         };
         let durable = self.waits(origin);
         let turned = match written {
-            Ok(changed) => Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) },
+            Ok(changed) => {
+                Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) }
+            }
             Err(fault) => Turned::Failed(self.refusal(slot, fault)),
         };
         let ran = Ran { failed: false, ..Ran::of(&turned) };
@@ -197,9 +199,7 @@ impl Partition {
     fn is_durable(&self, serving: &Serving) -> bool {
         match serving {
             Serving::Message { origin, .. } => self.waits(*origin),
-            Serving::Returned { request } => {
-                self.waits(self.calls.seen_request(*request).origin)
-            }
+            Serving::Returned { request } => self.waits(self.calls.seen_request(*request).origin),
             Serving::Restored => false,
         }
     }

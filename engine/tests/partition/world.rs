@@ -4,10 +4,10 @@
 //! answers should be.
 
 use bytes::Bytes;
-use heronry_engine::template::built_in;
-use heronry_engine::verb::{AgentInfo, Errand, Target, VersionInfo};
 use heronry_engine::log::{Kind, Place, Record};
 use heronry_engine::partition::{Flush, Last, Recovery};
+use heronry_engine::template::built_in;
+use heronry_engine::verb::{AgentInfo, Errand, Target, VersionInfo};
 use heronry_engine::*;
 use std::collections::BTreeMap;
 use std::rc::Rc;

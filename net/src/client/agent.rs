@@ -235,7 +235,8 @@ impl Client {
 
 fn ack_words(ack: Ack) -> Vec<&'static [u8]> {
     match ack {
-        Ack::Sealed => Vec::new(),
+        Ack::Template => Vec::new(),
+        Ack::Sealed => vec![b"ACK", b"sealed"],
         Ack::Durable => vec![b"ACK", b"durable"],
     }
 }

@@ -99,7 +99,7 @@ pub fn parse(
     payload_bytes_max: usize,
 ) -> Result<Asked, BadCommand> {
     let mut options = Options { command, args, at: 2, seen: 0 };
-    let mut ack = Ack::Sealed;
+    let mut ack = Ack::Template;
     let mut timeout_ms = None;
     match agent_verb {
         AgentVerb::List => return list(&mut options),
@@ -110,24 +110,24 @@ pub fn parse(
     let verb = match agent_verb {
         AgentVerb::Send => send(&mut options, &mut ack, &mut timeout_ms)?,
         AgentVerb::Exec => exec(&mut options, &mut ack, &mut timeout_ms)?,
-        AgentVerb::Create => create(&mut options)?,
+        AgentVerb::Create => create(&mut options, &mut ack)?,
         AgentVerb::Read => Verb::Read {
             offset: number(args, 2, "offset", 0, IMAGE_BYTES_MAX)?,
             len_bytes: number(args, 3, "length", 0, payload_bytes_max as u64)? as u32,
         },
         AgentVerb::Write => write(&mut options, &mut ack)?,
         AgentVerb::Checkpoint => checkpoint(&mut options, &mut ack)?,
-        AgentVerb::Fork => fork(&mut options)?,
-        AgentVerb::Rollback => rollback(&mut options)?,
+        AgentVerb::Fork => fork(&mut options, &mut ack)?,
+        AgentVerb::Rollback => rollback(&mut options, &mut ack)?,
         AgentVerb::Versions => Verb::Versions,
         AgentVerb::Diff => Verb::Diff {
             from: version(args, 2)?,
             to: (args.count() > 3).then(|| version(args, 3)).transpose()?,
         },
-        AgentVerb::Commit => Verb::Commit,
-        AgentVerb::Suspend => Verb::Suspend,
-        AgentVerb::Resume => Verb::Resume,
-        AgentVerb::Terminate => Verb::Terminate,
+        AgentVerb::Commit => plain(&mut options, &mut ack, Verb::Commit)?,
+        AgentVerb::Suspend => plain(&mut options, &mut ack, Verb::Suspend)?,
+        AgentVerb::Resume => plain(&mut options, &mut ack, Verb::Resume)?,
+        AgentVerb::Terminate => plain(&mut options, &mut ack, Verb::Terminate)?,
         AgentVerb::Info => Verb::Info,
         AgentVerb::List | AgentVerb::Hottest => unreachable!("A2: they are of no one agent"),
     };
@@ -215,10 +215,21 @@ fn template_name(text: &[u8]) -> Result<String, BadCommand> {
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
-fn create(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
+/// A verb that takes nothing but the promise of its reply.
+fn plain(options: &mut Options<'_>, ack: &mut Ack, verb: Verb) -> Result<Verb, BadCommand> {
+    while let Some(token) = options.next()? {
+        *ack = options.ack(token)?;
+    }
+    Ok(verb)
+}
+
+fn create(options: &mut Options<'_>, ack: &mut Ack) -> Result<Verb, BadCommand> {
     let mut image_bytes = 0;
     while let Some(token) = options.next()? {
-        image_bytes = options.number(token, 0, IMAGE_BYTES_MAX)?;
+        match token {
+            "SIZE" => image_bytes = options.number(token, 0, IMAGE_BYTES_MAX)?,
+            _ => *ack = options.ack(token)?,
+        }
     }
     Ok(Verb::Create { image_bytes })
 }
@@ -248,7 +259,7 @@ fn checkpoint(options: &mut Options<'_>, ack: &mut Ack) -> Result<Verb, BadComma
     Ok(Verb::Checkpoint { label })
 }
 
-fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
+fn fork(options: &mut Options<'_>, ack: &mut Ack) -> Result<Verb, BadCommand> {
     let (mut count, mut at, mut suffix, mut keep_timers) = (None, None, None, false);
     while let Some(token) = options.next()? {
         match token {
@@ -262,10 +273,11 @@ fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
                 suffix = Some(word(options.args, idx, "AS")?);
             }
             "KEEP-TIMERS" => keep_timers = true,
-            _ => {
+            "AT" => {
                 let idx = options.value(token)?;
                 at = Some(version(options.args, idx)?);
             }
+            _ => *ack = options.ack(token)?,
         }
     }
     if count.is_some() && suffix.is_some() {
@@ -274,11 +286,16 @@ fn fork(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
     Ok(Verb::Fork { count: count.unwrap_or(1), at, suffix, keep_timers })
 }
 
-fn rollback(options: &mut Options<'_>) -> Result<Verb, BadCommand> {
+fn rollback(options: &mut Options<'_>, ack: &mut Ack) -> Result<Verb, BadCommand> {
     let mut to = None;
     while let Some(token) = options.next()? {
-        let idx = options.value(token)?;
-        to = Some(version(options.args, idx)?);
+        match token {
+            "TO" => {
+                let idx = options.value(token)?;
+                to = Some(version(options.args, idx)?);
+            }
+            _ => *ack = options.ack(token)?,
+        }
     }
     Ok(Verb::Rollback { to })
 }

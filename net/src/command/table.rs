@@ -44,6 +44,11 @@ pub const CODES: &[(&str, &str)] = &[
     ("BADTEMPLATE", "The template was not made or changed; the text is why, a traceback perhaps."),
     ("NOTALLOWED", "The operator does not allow it; the text names the key to set."),
     ("HTTP", "An agent's HTTP request got no whole response. The server may have acted on it."),
+    (
+        "UNREADABLE",
+        "What the log has of the agent cannot be read; `heronry log verify` shows what is wrong.",
+    ),
+    ("DISKFULL", "The log has no room on disk, so nothing new can be durable. Nothing was done."),
     ("NOLOG", "This node keeps no log, so nothing can be durable. Nothing was done."),
 ];
 

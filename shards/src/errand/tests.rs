@@ -10,7 +10,7 @@ use crate::view::NodeFacts;
 use bytes::Bytes;
 use heronry_engine::behaviour::echo::Echo;
 use heronry_engine::{
-    AgentKey, Fault, Origin, PageStore, Partition, PartitionConfig, ShardId, Turn, template,
+    Ack, AgentKey, Fault, Origin, PageStore, Partition, PartitionConfig, ShardId, Turn, template,
 };
 use proptest::prelude::*;
 

@@ -245,7 +245,8 @@ impl World {
 
     fn ask_target(&mut self, target: Target, verb: Verb) -> u64 {
         self.asked += 1;
-        let origin = Origin::Connection { conn: 0, generation: 0, seq: self.asked, ack: Ack::Sealed };
+        let origin =
+            Origin::Connection { conn: 0, generation: 0, seq: self.asked, ack: Ack::Sealed };
         let (ack, deadline) = (Ack::Sealed, None);
         self.partition.accept(self.now, Request { target, verb, ack, deadline, origin });
         self.asked
@@ -267,6 +268,7 @@ impl World {
                         self.partition.answer(self.now, id, call, result);
                     }
                     Event::Answer { to, .. } => panic!("nobody asked as {to:?}"),
+                    Event::Load { agent, .. } => unreachable!("no log has {agent:?}"),
                     Event::Deliver(request) => self.partition.accept(self.now, request),
                     Event::Errand { to, errand } => self.errands.push((to, errand)),
                 }

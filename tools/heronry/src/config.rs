@@ -51,6 +51,11 @@ pub fn data_dir(config: &Config) -> PathBuf {
     PathBuf::from(if given.is_empty() { DEFAULT_DATA_DIR } else { given })
 }
 
+/// The folder of one shard's log.
+pub fn log_dir(config: &Config, shard: u16) -> PathBuf {
+    data_dir(config).join("log").join(format!("{shard:04}"))
+}
+
 /// The Unix socket: beside the data folder unless the config says another place.
 pub fn unix_socket(config: &Config) -> PathBuf {
     match config.node.unix_socket.as_str() {

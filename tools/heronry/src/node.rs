@@ -113,8 +113,7 @@ fn line(notice: &Notice) -> String {
     match notice {
         Notice::Ready => "ready".into(),
         Notice::Ended { shard, how, pause } => format!(
-            "shard {} ended ({how}); starting it again in {} ms; its agents' memory is gone, \
-             AGENT.LIST LOST names them",
+            "shard {} ended ({how}); starting it again in {} ms, with the agents that its log has",
             shard.0,
             ms(pause)
         ),
@@ -148,6 +147,9 @@ impl Ground {
             format!("{} cannot be the data folder; choose another with --data", data_dir.display())
         })?;
         let lock = lock(&data_dir)?;
+        if config.log.enabled {
+            std::fs::create_dir_all(data_dir.join("log"))?;
+        }
         Ok(Ground { unix_socket: config::unix_socket(config), _lock: lock })
     }
 }
@@ -199,12 +201,14 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         0 => host.shard_count_default(),
         count => count,
     };
+    check_shard_count(&config::data_dir(config), config, shard_count)?;
     raise_open_files();
     let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
     let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
     let unix_listener = listen::listen_unix(&ground.unix_socket)?;
     let socket = SocketFile(ground.unix_socket.clone());
-    let calibration = Calibration::measure();
+    // What the log says of times is to hold after the machine was started again.
+    let calibration = Calibration::measure().since_1970();
     let places = host.plan_shards(shard_count, config.shards.pin);
     let arena_bytes = match config.shards.arena_bytes {
         0 => host.memory_bytes() / 100 * ARENAS_PERCENT / u64::from(shard_count),
@@ -239,6 +243,35 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         links: None,
     };
     Ok((plan, tcp, socket))
+}
+
+/// Refuses a number of shards that the data folder was not written with: agents would be looked for
+/// where they are not. The first start notes the number.
+fn check_shard_count(data_dir: &Path, config: &Config, shard_count: u16) -> Result<()> {
+    if !config.log.enabled {
+        return Ok(());
+    }
+    let path = data_dir.join("log").join("shards");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let written: u16 = text.trim().parse().with_context(|| {
+                format!("{} holds {text:?}, not a number of shards", path.display())
+            })?;
+            if written != shard_count {
+                bail!(
+                    "the data folder {} was written with {written} shards, this node would have \
+                     {shard_count}; start it with --shards {written}",
+                    data_dir.display()
+                );
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(&path, format!("{shard_count}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Raises the soft limit on open files to the hard one; shards inherit it.

@@ -33,7 +33,8 @@ const KEY: Arg = Arg::new(
 const ACK: Arg = one_of(
     "ack",
     &["sealed", "durable"],
-    "The promise of the reply: `sealed` (default) is captured in memory, `durable` is on disk.",
+    "The promise of the reply: `sealed` is captured in memory, `durable` is on disk; the node's \
+     `log.ack` where none is asked for.",
 )
 .after("ACK");
 const TIMEOUT: Arg = integer(
@@ -57,6 +58,7 @@ pub const COMMANDS: &[Command] = &[
                 "0 to 4294967296. Image length, zero-filled past the template's own; 0 keeps that.",
             )
             .after("SIZE"),
+            ACK,
         ],
         reply: VERSION_REPLY,
         errors: &[
@@ -68,6 +70,9 @@ pub const COMMANDS: &[Command] = &[
             "LIMIT",
             "FULL",
             "TRYAGAIN",
+            "UNREADABLE",
+            "DISKFULL",
+            "NOLOG",
         ],
         example: "> AGENT.CREATE notebook/a SIZE 65536\n(integer) 1",
         ..row("AGENT.CREATE", AgentVerb::Create, "Makes an agent from its template.")
@@ -106,6 +111,8 @@ pub const COMMANDS: &[Command] = &[
             "FAULT",
             "RAISED",
             "DROPPED",
+            "UNREADABLE",
+            "DISKFULL",
             "NOLOG",
         ],
         example: "> AGENT.SEND counter/hits 5\n\"5\"\n> AGENT.SEND counter/hits 1 ID req-1 \
@@ -144,6 +151,8 @@ pub const COMMANDS: &[Command] = &[
             "FAULT",
             "RAISED",
             "DROPPED",
+            "UNREADABLE",
+            "DISKFULL",
             "NOLOG",
         ],
         example: "> AGENT.EXEC python/a \"x = 20\"\n\"\"\n> AGENT.EXEC python/a \"x + 1\"\n\
@@ -165,7 +174,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         complexity: "O(L) for L bytes",
         reply: Replies { resp3: "bulk string, shorter at the image's end.", ..RANGE },
-        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "BUSY", "TRYAGAIN", "UNREADABLE"],
         example: "> AGENT.READ notebook/a 0 5\n\"\\x00\\x00\\x00\\x00\\x00\"",
         ..row("AGENT.READ", AgentVerb::Read, "Reads bytes of an agent's image.")
     },
@@ -189,6 +198,8 @@ pub const COMMANDS: &[Command] = &[
             "FULL",
             "LIMIT",
             "TRYAGAIN",
+            "UNREADABLE",
+            "DISKFULL",
             "NOLOG",
         ],
         example: "> AGENT.WRITE notebook/a 0 hello\n(integer) 2",
@@ -210,7 +221,18 @@ pub const COMMANDS: &[Command] = &[
             ACK,
         ],
         reply: VERSION_REPLY,
-        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "BUSY", "LIMIT", "TRYAGAIN", "NOLOG"],
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOAGENT",
+            "LOST",
+            "BUSY",
+            "LIMIT",
+            "TRYAGAIN",
+            "UNREADABLE",
+            "DISKFULL",
+            "NOLOG",
+        ],
         example: "> AGENT.CHECKPOINT notebook/a LABEL before\n(integer) 2",
         ..row(
             "AGENT.CHECKPOINT",
@@ -244,6 +266,7 @@ pub const COMMANDS: &[Command] = &[
                  there at once, as forked away.",
             )
             .after("KEEP-TIMERS"),
+            ACK,
         ],
         complexity: "O(N) for N branches, whatever the image's size",
         reply: same("array of the branches' keys."),
@@ -258,16 +281,30 @@ pub const COMMANDS: &[Command] = &[
             "LIMIT",
             "FULL",
             "TRYAGAIN",
+            "UNREADABLE",
+            "DISKFULL",
+            "NOLOG",
         ],
         example: "> AGENT.FORK notebook/a COUNT 2 AT @before\n1) \"notebook/a~1\"\n\
                   2) \"notebook/a~2\"\n> AGENT.FORK notebook/a AS risky\n1) \"notebook/a~risky\"",
         ..row("AGENT.FORK", AgentVerb::Fork, "Makes branches of an agent that share its image.")
     },
     Command {
-        args: &[KEY, text("version", VERSION).after("TO")],
+        args: &[KEY, text("version", VERSION).after("TO"), ACK],
         complexity: "O(D) for D pages that differ",
         reply: VERSION_REPLY,
-        errors: &["BADKEY", "BADVALUE", "NOAGENT", "LOST", "NOVERSION", "BUSY", "TRYAGAIN"],
+        errors: &[
+            "BADKEY",
+            "BADVALUE",
+            "NOAGENT",
+            "LOST",
+            "NOVERSION",
+            "BUSY",
+            "TRYAGAIN",
+            "UNREADABLE",
+            "DISKFULL",
+            "NOLOG",
+        ],
         example: "> AGENT.ROLLBACK notebook/a TO @before\n(integer) 2",
         ..row(
             "AGENT.ROLLBACK",
@@ -284,7 +321,7 @@ pub const COMMANDS: &[Command] = &[
                     `image_bytes`.",
             resp2: "array of flat arrays of names and values; booleans are 1 and 0.",
         },
-        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN", "UNREADABLE"],
         example: "> AGENT.VERSIONS notebook/a\n1)  1) \"version\"\n    2) (integer) 1\n...",
         ..row("AGENT.VERSIONS", AgentVerb::Versions, "Lists the versions that are kept.")
     },
@@ -306,14 +343,29 @@ pub const COMMANDS: &[Command] = &[
             "BUSY",
             "LIMIT",
             "TRYAGAIN",
+            "UNREADABLE",
         ],
         example: "> AGENT.DIFF notebook/a 1 @before\n1) 1) (integer) 0\n   2) (integer) 5",
         ..row("AGENT.DIFF", AgentVerb::Diff, "The byte ranges in which two versions differ.")
     },
     Command {
+        args: &[KEY, ACK],
         complexity: "O(B) for B branches of the parent",
         reply: same("integer: the version that is now the parent's present."),
-        errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "BUSY", "FULL", "LIMIT", "TRYAGAIN"],
+        errors: &[
+            "BADKEY",
+            "NOAGENT",
+            "LOST",
+            "WRONGSTATE",
+            "BUSY",
+            "FULL",
+            "LIMIT",
+            "TRYAGAIN",
+            "UNREADABLE",
+            "BADVALUE",
+            "DISKFULL",
+            "NOLOG",
+        ],
         example: "> AGENT.WRITE notebook/a~risky 0 bye\n(integer) 2\n\
                   > AGENT.COMMIT notebook/a~risky\n(integer) 3",
         ..row(
@@ -324,7 +376,19 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         flags: &["write", "fast"],
-        errors: &["BADKEY", "NOAGENT", "LOST", "WRONGSTATE", "BUSY", "TRYAGAIN"],
+        args: &[KEY, ACK],
+        errors: &[
+            "BADKEY",
+            "NOAGENT",
+            "LOST",
+            "WRONGSTATE",
+            "BUSY",
+            "TRYAGAIN",
+            "UNREADABLE",
+            "BADVALUE",
+            "DISKFULL",
+            "NOLOG",
+        ],
         example: "> AGENT.SUSPEND notebook/a\nOK",
         ..row(
             "AGENT.SUSPEND",
@@ -336,7 +400,17 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         flags: &["write", "fast"],
-        errors: &["BADKEY", "NOAGENT", "LOST", "TRYAGAIN"],
+        args: &[KEY, ACK],
+        errors: &[
+            "BADKEY",
+            "NOAGENT",
+            "LOST",
+            "TRYAGAIN",
+            "UNREADABLE",
+            "BADVALUE",
+            "DISKFULL",
+            "NOLOG",
+        ],
         example: "> AGENT.RESUME notebook/a\nOK",
         ..row(
             "AGENT.RESUME",
@@ -345,8 +419,19 @@ pub const COMMANDS: &[Command] = &[
         )
     },
     Command {
+        args: &[KEY, ACK],
         complexity: "O(P) for P pages that nothing else uses",
-        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        errors: &[
+            "BADKEY",
+            "NOAGENT",
+            "LOST",
+            "BUSY",
+            "TRYAGAIN",
+            "UNREADABLE",
+            "BADVALUE",
+            "DISKFULL",
+            "NOLOG",
+        ],
         example: "> AGENT.TERMINATE notebook/a\nOK",
         ..row("AGENT.TERMINATE", AgentVerb::Terminate, "Ends an agent and frees its memory.")
     },
@@ -362,7 +447,7 @@ pub const COMMANDS: &[Command] = &[
                     `parent` (or null), `branch_count`.",
             resp2: "flat array of names and values.",
         },
-        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN"],
+        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN", "UNREADABLE"],
         example: "> AGENT.INFO counter/hits\n 1) \"key\"\n 2) \"counter/hits\"\n...",
         ..row("AGENT.INFO", AgentVerb::Info, "Describes an agent.")
     },

@@ -5,13 +5,15 @@
 
 use super::{connections_max, templates};
 use anyhow::{Context, Result};
-use heronry_engine::config::{Config, Isolation, Runtime};
-use heronry_engine::{Nanos, PageStore, Partition, PartitionConfig};
+use heronry_engine::config::{Config, Isolation, Promise, Runtime};
+use heronry_engine::{Ack, Nanos, PageStore, Partition, PartitionConfig};
 use heronry_net::{Resp, RespConfig, listen};
 use heronry_numa::{Arena, ArenaPlan, Clock, Host, pin};
 use heronry_shards::Driver;
 use heronry_shards::gateway::TemplateRow;
 use heronry_shards::glommio::{Glommio, run_on_glommio};
+use heronry_shards::log::LogPlan;
+use heronry_shards::log::folder::Folder;
 use heronry_shards::roster::Roster;
 use heronry_shards::sandbox::live::{LiveLimits, World};
 use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
@@ -48,13 +50,11 @@ pub(super) fn run(seat: Seat) -> Result<()> {
             let driver =
                 Uring::new(UringConfig { cpu, spin, ..UringConfig::new(doorbells) }, clock)?;
             let mut shard = outfit.shard(driver)?;
-            block_on(shard.run());
-            Ok(())
+            Ok(block_on(shard.run())?)
         }
         Runtime::Glommio => run_on_glommio(cpu, move || async move {
             let driver = Glommio::new(doorbells, clock)?;
-            outfit.shard(driver)?.run().await;
-            Ok(())
+            Ok(outfit.shard(driver)?.run().await?)
         })?,
     }
 }
@@ -73,19 +73,9 @@ impl Outfit {
     fn shard<D: Driver>(self, mut driver: D) -> Result<Shard<D, Resp>> {
         let Outfit { plan, config, shared, roster, listeners, link } = self;
         let (roster, reading) = Roster::attach(roster).context("the roster")?;
-        let mut partition =
+        let partition =
             Partition::new(settings(&plan, &config)?, arena(&plan, &config)?, templates());
-        let lost_count = reading.living.len();
-        for (tenant, key) in reading.living {
-            partition.lose(std::iter::once(key), tenant);
-        }
-        if lost_count > 0 {
-            report(format_args!(
-                "shard {} starts again without {lost_count} agents that it lost; AGENT.LIST LOST \
-                 names them, AGENT.CREATE starts each anew",
-                plan.shard.0
-            ));
-        }
+        let log = config.log.enabled.then(|| log(&plan, &config)).transpose()?;
         let handles = listeners.into_iter().map(|listener| driver.adopt(listener)).collect();
         let link = link.map(|link| driver.adopt(link));
         let facts = facts(&config, driver.name());
@@ -96,6 +86,8 @@ impl Outfit {
                 driver,
                 partition,
                 shared,
+                log,
+                past: reading.living,
                 roster,
                 listeners: handles,
                 link,
@@ -160,8 +152,26 @@ fn settings(plan: &SeatPlan, config: &Config) -> Result<PartitionConfig> {
         quarantine_window: Nanos::from_ms(u64::from(agents.quarantine_window_ms)),
         create_on_send: agents.create_on_send,
         image_bytes_max: agents.image_bytes_max,
-        log: false,
-        ack: Default::default(),
+        log: config.log.enabled,
+        ack: match config.log.ack {
+            Promise::Durable => Ack::Durable,
+            Promise::Sealed => Ack::Sealed,
+        },
+    })
+}
+
+/// The shard's log, in a folder of its own.
+fn log(plan: &SeatPlan, config: &Config) -> Result<LogPlan> {
+    let path = crate::config::log_dir(config, plan.shard.0);
+    let opened = Folder::open(&path, entropy);
+    let (folder, key) =
+        opened.with_context(|| format!("the log's folder {} cannot be used", path.display()))?;
+    Ok(LogPlan {
+        files: Box::new(folder),
+        key,
+        segment_bytes: u32::try_from(config.log.segment_bytes)?,
+        delay: Nanos::from_ms(u64::from(config.log.delay_ms)),
+        index_bytes: config.log.index_bytes,
     })
 }
 

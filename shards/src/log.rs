@@ -1,0 +1,539 @@
+//! A shard's log on disk: one write at a time, and reads of what is wanted again.
+//!
+//! Owns: segments, where the next batch goes, batches that wait, what the disk said.  Not: what
+//! records say (the engine), reading at a start (`log/scan.rs`), real files (`log/folder.rs`).
+//! G1  one batch is in flight at a time, so that only the last one can be torn.
+//! G2  a flush is reported when all batches of it are on disk, and never else.
+//! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
+//!     from what is on disk. A full disk is no such error: the batch waits for room.
+//! G4  a batch lies in one segment; segments are used in order.
+
+pub mod folder;
+pub(crate) mod scan;
+
+use crate::connection::{Mark, Todo};
+use crate::driver::{Done, Driver, Handle, Op};
+use heronry_engine::log::{
+    BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchHead, HEAD_BYTES, LogKey, Packer, Place,
+};
+use heronry_engine::partition::Flush;
+use heronry_engine::{AgentId, Nanos, Partition, ShardId};
+use slab::Slab;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+/// Bytes of records that one pass makes, about: some tenths of a millisecond of work.
+const FLUSH_BYTES_MAX: usize = 512 << 10;
+/// Batches that wait for the disk, in bytes: past it no records are made.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// How long to wait before asking a full disk again.
+const FULL_PAUSE: Nanos = Nanos::from_ms(100);
+/// Files that are open to read at a time.
+const READERS_MAX: usize = 64;
+/// Part of the arena, in percent, past which agents go to the log only.
+const ROOM_PERCENT: u64 = 85;
+/// Agents that one pass looks at for that.
+const ROOM_STEPS_MAX: u32 = 256;
+
+/// A file of the log.
+pub enum LogFile {
+    /// A real one, for the driver to adopt.
+    Fd(OwnedFd),
+    /// One that the driver has.
+    Handle(Handle),
+}
+
+/// The files of one shard's log.
+pub trait LogFiles {
+    /// Numbers of the segments that are there, ascending, and the first to read at a start.
+    fn list(&mut self) -> io::Result<(Vec<u32>, u32)>;
+    /// A segment to write, made with all its room if it is not there.
+    fn create(&mut self, number: u32, len_bytes: u64) -> io::Result<LogFile>;
+    /// A segment to read.
+    fn open(&mut self, number: u32) -> io::Result<LogFile>;
+    /// Notes the first segment to read at a start, for good.
+    fn set_first(&mut self, number: u32) -> io::Result<()>;
+    /// Removes a segment that nobody reads any more.
+    fn remove(&mut self, number: u32) -> io::Result<()>;
+}
+
+/// What a log is to be like.
+pub struct LogPlan {
+    /// Its files.
+    pub files: Box<dyn LogFiles>,
+    /// The key of its hashes.
+    pub key: LogKey,
+    /// Length of a segment.
+    pub segment_bytes: u32,
+    /// How long a change waits for others when nobody waits for it.
+    pub delay: Nanos,
+    /// Bytes written after which an index is.
+    pub index_bytes: u64,
+}
+
+/// What the log has done, for its shard's counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LogTotals {
+    /// Batches on disk.
+    pub batches: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of records in them.
+    pub record_bytes: u64,
+    /// Indexes written.
+    pub indexes: u64,
+}
+
+/// A batch that is ready for the disk.
+struct Ready {
+    segment: u32,
+    offset: u32,
+    bytes: Vec<u8>,
+    /// The flush that is on disk with it.
+    flush: Option<u64>,
+    /// Where the index begins that is whole with it.
+    index: Option<u32>,
+}
+
+/// Where the next batch goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct End {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+    pub(crate) sequence: u64,
+    pub(crate) epoch: u32,
+}
+
+/// The log of a running shard.
+pub(crate) struct Log {
+    me: ShardId,
+    plan: LogPlan,
+    end: End,
+    packer: Packer,
+    flush: Flush,
+    ready: VecDeque<Ready>,
+    ready_bytes: usize,
+    writing: Option<Ready>,
+    writer: Option<(u32, Handle)>,
+    spare: Vec<u8>,
+    /// When what has changed is written, if nobody asks for it before.
+    due: Option<Nanos>,
+    /// When to ask a full disk again.
+    full_until: Option<Nanos>,
+    failed: Option<String>,
+    readers: BTreeMap<u32, (Handle, u64)>,
+    reads: Slab<Read>,
+    loads: Slab<Load>,
+    read_count: u64,
+    /// Files that are read no more.
+    closing: Vec<Handle>,
+    index_begun: u32,
+    index_bytes: u64,
+    totals: LogTotals,
+    report: fn(std::fmt::Arguments<'_>),
+}
+
+/// One read of a record.
+struct Read {
+    load: usize,
+    at: usize,
+}
+
+/// The records of one agent, being read.
+struct Load {
+    agent: AgentId,
+    places: Rc<Vec<Place>>,
+    records: Vec<Vec<u8>>,
+    left: usize,
+    failed: Option<i32>,
+}
+
+impl Log {
+    pub(crate) fn new(
+        me: ShardId,
+        plan: LogPlan,
+        end: End,
+        report: fn(std::fmt::Arguments<'_>),
+    ) -> Log {
+        Log {
+            me,
+            plan,
+            end,
+            packer: Packer::default(),
+            flush: Flush::default(),
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            writing: None,
+            writer: None,
+            spare: Vec::new(),
+            due: None,
+            full_until: None,
+            failed: None,
+            readers: BTreeMap::new(),
+            reads: Slab::new(),
+            loads: Slab::new(),
+            read_count: 0,
+            closing: Vec::new(),
+            index_begun: end.segment,
+            index_bytes: 0,
+            totals: LogTotals::default(),
+            report,
+        }
+    }
+
+    pub(crate) fn totals(&self) -> LogTotals {
+        self.totals
+    }
+
+    /// Why the log has ended, if it has (G3).
+    pub(crate) fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Whether a write or a read is in flight.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.writing.is_some() || !self.reads.is_empty()
+    }
+
+    /// Makes records of what has changed, where it is time for that, and writes. Returns when to
+    /// call it again at the latest.
+    pub(crate) fn pump<D: Driver>(
+        &mut self,
+        now: Nanos,
+        partition: &mut Partition,
+        driver: &mut D,
+        hurry: bool,
+    ) -> Option<Nanos> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let mut again = None;
+        if partition.wants_flush() && self.ready_bytes < WAITING_BYTES_MAX {
+            let urgent = hurry || partition.waiting_count() > 0 || partition.is_flushing();
+            let due = *self.due.get_or_insert(now.after(self.plan.delay));
+            if urgent || due <= now {
+                // While a write is in flight, more changes may come that share the next one.
+                let one_more = partition.is_flushing() && self.ready.len() < 2;
+                if self.writing.is_none() && self.ready.is_empty() || one_more {
+                    self.make(now, partition);
+                }
+            } else {
+                again = Some(due);
+            }
+        }
+        self.write(now, partition, driver);
+        for handle in self.closing.drain(..) {
+            driver.submit(Mark::LogWrite.token(), Op::Close(handle));
+        }
+        if partition.wants_flush() && partition.is_flushing() && self.writing.is_none() {
+            again = Some(now);
+        }
+        match self.full_until {
+            Some(until) => Some(again.map_or(until, |again| again.min(until))),
+            None => again,
+        }
+    }
+
+    fn make(&mut self, now: Nanos, partition: &mut Partition) {
+        if self.index_bytes >= self.plan.index_bytes && !partition.is_indexing() {
+            self.seal(now, partition, None);
+            self.roll();
+            (self.index_begun, self.index_bytes) = (self.end.segment, 0);
+            partition.begin_index();
+        }
+        let was_indexing = partition.is_indexing();
+        self.flush.clear();
+        let flushed = partition.flush(FLUSH_BYTES_MAX, &mut self.flush);
+        let flush = std::mem::take(&mut self.flush);
+        let mut at = 0;
+        for made in &flush.made {
+            let record = &flush.bytes[at..at + made.len_bytes];
+            at += made.len_bytes;
+            if !self.fits(record.len()) {
+                self.seal(now, partition, None);
+                if !self.fits(record.len()) {
+                    self.roll();
+                }
+            }
+            let begins = self.packer.push(record);
+            let offset = self.end.offset + begins as u32;
+            let len_bytes = record.len() as u32;
+            partition.placed(*made, Place { segment: self.end.segment, offset, len_bytes });
+        }
+        self.totals.record_bytes += flush.bytes.len() as u64;
+        self.flush = flush;
+        self.due = None;
+        let index = (was_indexing && !partition.is_indexing()).then_some(self.index_begun);
+        if flushed.is_some() || index.is_some() || !self.packer.is_empty() {
+            self.seal_with(now, partition, flushed, index);
+        }
+    }
+
+    /// Whether a record of this length fits into the batch, and the batch into its segment (G4).
+    fn fits(&self, record_bytes: usize) -> bool {
+        let batch = self.packer.len_bytes() + record_bytes;
+        let room = (self.plan.segment_bytes - self.end.offset) as usize;
+        batch.next_multiple_of(BATCH_ALIGN_BYTES) <= room.min(BATCH_BYTES_MAX)
+    }
+
+    fn roll(&mut self) {
+        let empty = self.end.offset == 0;
+        assert!(!empty || self.packer.is_empty(), "G4: no segment holds such a record");
+        if !empty {
+            (self.end.segment, self.end.offset) = (self.end.segment + 1, 0);
+        }
+    }
+
+    fn seal(&mut self, now: Nanos, partition: &Partition, flush: Option<u64>) {
+        if !self.packer.is_empty() {
+            self.seal_with(now, partition, flush, None);
+        }
+    }
+
+    /// Makes a batch of what is packed, and gives it its place.
+    fn seal_with(
+        &mut self,
+        now: Nanos,
+        partition: &Partition,
+        flush: Option<u64>,
+        index: Option<u32>,
+    ) {
+        if self.packer.is_empty() {
+            // Nothing to write: what waits for it waits for what is written before, if anything.
+            let last = self.ready.back_mut().or(self.writing.as_mut());
+            if let Some(last) = last {
+                last.flush = flush.or(last.flush);
+                last.index = index.or(last.index);
+                return;
+            }
+        }
+        let last = partition.last_numbers();
+        let head = BatchHead {
+            shard: self.me,
+            epoch: self.end.epoch,
+            sequence: self.end.sequence,
+            written_at: now,
+            call_last: last.call,
+            request_last: last.request,
+        };
+        let (segment, offset) = (self.end.segment, self.end.offset);
+        let bytes = if self.packer.is_empty() {
+            Vec::new()
+        } else {
+            self.end.sequence += 1;
+            let spare = std::mem::take(&mut self.spare);
+            self.packer.finish(&self.plan.key, head, spare)
+        };
+        self.end.offset += bytes.len() as u32;
+        self.index_bytes += bytes.len() as u64;
+        self.ready_bytes += bytes.len();
+        self.ready.push_back(Ready { segment, offset, bytes, flush, index });
+    }
+
+    fn write<D: Driver>(&mut self, now: Nanos, partition: &mut Partition, driver: &mut D) {
+        if self.writing.is_some() || self.full_until.is_some_and(|until| until > now) {
+            return;
+        }
+        while let Some(next) = self.ready.front() {
+            if next.bytes.is_empty() {
+                let done = self.ready.pop_front().expect("G2: looked at above");
+                self.done(partition, done);
+                continue;
+            }
+            let segment = next.segment;
+            let handle = match self.writer {
+                Some((open, handle)) if open == segment => handle,
+                _ => match self.open_writer(segment, driver) {
+                    Ok(handle) => handle,
+                    Err(error) => return self.trouble(now, partition, &error),
+                },
+            };
+            self.full_until = None;
+            partition.set_disk_full(false);
+            let mut next = self.ready.pop_front().expect("G1: looked at above");
+            let bytes = std::mem::take(&mut next.bytes);
+            self.ready_bytes -= bytes.len();
+            let offset = u64::from(next.offset);
+            self.writing = Some(next);
+            driver.submit(Mark::LogWrite.token(), Op::WriteDurable { file: handle, offset, bytes });
+            return;
+        }
+    }
+
+    fn open_writer<D: Driver>(&mut self, segment: u32, driver: &mut D) -> io::Result<Handle> {
+        let file = self.plan.files.create(segment, u64::from(self.plan.segment_bytes))?;
+        let handle = adopt(file, driver);
+        if let Some((_, old)) = self.writer.replace((segment, handle)) {
+            driver.submit(Mark::LogWrite.token(), Op::Close(old));
+        }
+        Ok(handle)
+    }
+
+    /// A write's completion (G2, G3).
+    pub(crate) fn written(&mut self, now: Nanos, done: Done<'_>, partition: &mut Partition) {
+        let mut batch = self.writing.take().expect("G1: one write is in flight");
+        match done {
+            Done::Written(bytes) => {
+                self.totals.batches += 1;
+                self.totals.bytes += bytes.len() as u64;
+                self.spare = bytes;
+                self.done(partition, batch);
+            }
+            Done::Failed { errno: libc::ENOSPC } => {
+                // The file had all its room when it was made, but some file systems take it back.
+                batch.bytes = Vec::new();
+                self.failed = Some("the disk took back the room of a segment".into());
+            }
+            Done::Failed { errno } => {
+                let error = io::Error::from_raw_os_error(errno);
+                self.trouble(now, partition, &error);
+            }
+            Done::Cancelled => {}
+            other => unreachable!("G1: a write completed as {other:?}"),
+        }
+    }
+
+    fn done(&mut self, partition: &mut Partition, batch: Ready) {
+        if let Some(flush) = batch.flush {
+            partition.flushed(flush);
+        }
+        if let Some(first) = batch.index {
+            self.index_done(partition, first);
+        }
+    }
+
+    /// An index is whole: older segments that no chain needs can go.
+    fn index_done(&mut self, partition: &Partition, first: u32) {
+        self.totals.indexes += 1;
+        let live = partition.live_segments();
+        let tidied = self.plan.files.set_first(first).and_then(|()| {
+            let (segments, _) = self.plan.files.list()?;
+            for segment in segments {
+                if segment < first && !live.contains_key(&segment) {
+                    self.closing.extend(self.readers.remove(&segment).map(|(handle, _)| handle));
+                    self.plan.files.remove(segment)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = tidied {
+            (self.report)(format_args!(
+                "shard {}: an index was written but old segments were not removed: {error}",
+                self.me.0
+            ));
+        }
+    }
+
+    fn trouble(&mut self, now: Nanos, partition: &mut Partition, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::ENOSPC) {
+            if self.full_until.is_none() {
+                (self.report)(format_args!(
+                    "shard {}: the disk of the log is full ({error}); nothing new is durable \
+                     until there is room, which is looked for every {} ms",
+                    self.me.0,
+                    FULL_PAUSE.0 / 1_000_000
+                ));
+            }
+            self.full_until = Some(now.after(FULL_PAUSE));
+            return partition.set_disk_full(true);
+        }
+        self.failed = Some(error.to_string());
+    }
+
+    /// Reads an agent's records.
+    pub(crate) fn load<D: Driver>(
+        &mut self,
+        now: Nanos,
+        agent: AgentId,
+        places: Rc<Vec<Place>>,
+        partition: &mut Partition,
+        driver: &mut D,
+    ) {
+        let mut handles = Vec::with_capacity(places.len());
+        for place in places.iter() {
+            match self.reader(place.segment, driver) {
+                Ok(handle) => handles.push(handle),
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                    return partition.loaded(now, agent, &places, Err(errno));
+                }
+            }
+        }
+        let left = places.len();
+        let records = vec![Vec::new(); left];
+        let entry = self.loads.vacant_entry();
+        let load = entry.key();
+        for (at, (place, file)) in places.iter().zip(handles).enumerate() {
+            let read = self.reads.insert(Read { load, at });
+            let token = Mark::LogRead(read as u32).token();
+            let (offset, len_bytes) = (u64::from(place.offset), place.len_bytes);
+            driver.submit(token, Op::Read { file, offset, len_bytes });
+        }
+        entry.insert(Load { agent, places, records, left, failed: None });
+    }
+
+    /// A read's completion.
+    pub(crate) fn read(&mut self, now: Nanos, idx: u32, done: Done<'_>, partition: &mut Partition) {
+        let Read { load, at } = self.reads.remove(idx as usize);
+        let wanted = &mut self.loads[load];
+        match done {
+            Done::Read(bytes) => wanted.records[at] = bytes,
+            Done::Failed { errno } => wanted.failed = Some(errno),
+            Done::Cancelled => wanted.failed = Some(libc::ECANCELED),
+            other => unreachable!("G1: a read completed as {other:?}"),
+        }
+        wanted.left -= 1;
+        if wanted.left > 0 {
+            return;
+        }
+        let Load { agent, places, records, failed, .. } = self.loads.remove(load);
+        let records = failed.map_or(Ok(&records[..]), Err);
+        partition.loaded(now, agent, &places, records);
+    }
+
+    /// A handle to read a segment with; the one that was used longest ago is closed for it.
+    fn reader<D: Driver>(&mut self, segment: u32, driver: &mut D) -> io::Result<Handle> {
+        self.read_count += 1;
+        if let Some((handle, used)) = self.readers.get_mut(&segment) {
+            *used = self.read_count;
+            return Ok(*handle);
+        }
+        if self.readers.len() >= READERS_MAX && self.reads.is_empty() {
+            let oldest = self.readers.iter().min_by_key(|(_, (_, used))| *used);
+            let oldest = oldest.map(|(segment, _)| *segment);
+            if let Some((handle, _)) = oldest.and_then(|segment| self.readers.remove(&segment)) {
+                driver.submit(Mark::LogWrite.token(), Op::Close(handle));
+            }
+        }
+        let handle = adopt(self.plan.files.open(segment)?, driver);
+        self.readers.insert(segment, (handle, self.read_count));
+        Ok(handle)
+    }
+
+    /// Sends agents to the log only while the arena is nearly full.
+    pub(crate) fn make_room(&self, partition: &mut Partition) {
+        let used_bytes_max = partition.arena_bytes() / 100 * ROOM_PERCENT;
+        if partition.used_bytes() > used_bytes_max && self.ready.is_empty() && !self.is_busy() {
+            partition.make_room(used_bytes_max, ROOM_STEPS_MAX);
+        }
+    }
+
+    /// Closes its files.
+    pub(crate) fn close(&mut self, todo: &mut Todo) {
+        let readers = std::mem::take(&mut self.readers).into_values().map(|(handle, _)| handle);
+        for handle in readers.chain(self.writer.take().map(|(_, handle)| handle)) {
+            todo.ops.push((Mark::LogWrite.token(), Op::Close(handle)));
+        }
+    }
+}
+
+fn adopt<D: Driver>(file: LogFile, driver: &mut D) -> Handle {
+    match file {
+        LogFile::Fd(fd) => driver.adopt(fd),
+        LogFile::Handle(handle) => handle,
+    }
+}
+
+const _: () = assert!(HEAD_BYTES < BATCH_ALIGN_BYTES);

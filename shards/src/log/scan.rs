@@ -1,0 +1,272 @@
+//! Reading a log at a start: every batch from the last index on, up to the first that is not whole.
+//!
+//! Owns: where the log ends, and what is wrong with it there.  Not: what records mean.
+//! S1  what is read is batches of one sequence without a gap, each whole.
+//! S2  a log that goes on behind a batch that is not whole was damaged, not torn: it is not used,
+//!     because what follows rests on what is lost.
+//! S3  one write is in flight at a time, so a log that ends torn has lost one batch, which nobody
+//!     was told of.
+
+use super::{End, LogFiles, LogPlan, adopt};
+use crate::connection::Mark;
+use crate::driver::{Completion, Done, Driver, Op};
+use heronry_engine::log::batch::{Batch, promised_bytes};
+use heronry_engine::log::{BATCH_ALIGN_BYTES, BatchError, LogKey, Place};
+use heronry_engine::partition::{Last, Recovery};
+use heronry_engine::{Nanos, Partition, ShardId};
+use std::io;
+
+/// Bytes of one read.
+const READ_BYTES: u32 = 1 << 20;
+/// Reads in flight.
+const READS_MAX: u64 = 4;
+
+/// Why a log cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The files cannot be read.
+    #[error("the log of shard {} cannot be read: {source}", shard.0)]
+    Io {
+        /// Whose.
+        shard: ShardId,
+        /// Why.
+        source: io::Error,
+    },
+    /// Bytes in its middle are not what was written (S2).
+    #[error(
+        "the log of shard {} is damaged: batch {sequence} at byte {offset} of segment {segment} \
+         is not whole, and batch {next} follows it; `heronry log verify` shows what is affected, \
+         `heronry log repair` goes on without it", shard.0
+    )]
+    Damaged {
+        /// Whose.
+        shard: ShardId,
+        /// Number of the batch that should be there.
+        sequence: u64,
+        /// Where.
+        segment: u32,
+        /// Where in it.
+        offset: u32,
+        /// Number of a whole batch behind it.
+        next: u64,
+    },
+    /// A batch of another shard or format is in it.
+    #[error("segment {segment} of the log of shard {} is {what}", shard.0)]
+    Foreign {
+        /// Whose.
+        shard: ShardId,
+        /// Where.
+        segment: u32,
+        /// What it is.
+        what: String,
+    },
+}
+
+/// What a start has found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    /// Whether the log ended with a batch that was not whole (S3).
+    pub(crate) torn: bool,
+    /// Records that made no sense where they stood.
+    pub(crate) bad_records: u64,
+    pub(crate) agents: u32,
+}
+
+/// A reader of a log.
+struct Scan<'a> {
+    shard: ShardId,
+    key: &'a LogKey,
+    /// The number that the next batch must have; none before the first.
+    sequence: Option<u64>,
+    epoch: u32,
+    last: Last,
+    found: Found,
+}
+
+/// Reads the log of `plan` into `partition`; where it goes on. `beat` is called now and then.
+pub(crate) async fn recover<D: Driver>(
+    shard: ShardId,
+    plan: &mut LogPlan,
+    partition: &mut Partition,
+    driver: &mut D,
+    beat: &dyn Fn(Nanos),
+) -> Result<(End, Found), ScanError> {
+    let io_error = |source| ScanError::Io { shard, source };
+    let (segments, first) = plan.files.list().map_err(io_error)?;
+    let segments: Vec<u32> = segments.into_iter().filter(|number| *number >= first).collect();
+    let LogPlan { files, key, segment_bytes, .. } = plan;
+    let mut scan = Scan {
+        shard,
+        key,
+        sequence: None,
+        epoch: 0,
+        last: Last::default(),
+        found: Found::default(),
+    };
+    let mut recovery = Recovery::default();
+    let mut end = End { segment: first, offset: 0, sequence: 0, epoch: 0 };
+    let mut left = &segments[..];
+    while let Some((segment, rest)) = left.split_first() {
+        left = rest;
+        let bytes = read_segment(files.as_mut(), *segment, *segment_bytes, driver)
+            .await
+            .map_err(io_error)?;
+        beat(driver.now());
+        let taken = scan.segment(*segment, &bytes, partition, &mut recovery)?;
+        (end.segment, end.offset) = (*segment, taken);
+        let mut firsts = Vec::new();
+        for next in rest {
+            let sequence = first_sequence(files.as_mut(), *next, key, driver).await;
+            firsts.extend(sequence.map_err(io_error)?);
+            if firsts.first().is_some_and(|first| scan.sequence == Some(*first)) {
+                break;
+            }
+        }
+        if firsts.first().is_some_and(|first| scan.sequence == Some(*first)) {
+            continue;
+        }
+        // The end, unless there is more of it behind.
+        let behind = scan.behind(&bytes[taken as usize..]);
+        if let Some(next) = behind.or(firsts.into_iter().find(|next| scan.is_behind(*next))) {
+            let (segment, offset) = (*segment, taken);
+            let sequence = scan.sequence.unwrap_or(0);
+            return Err(ScanError::Damaged { shard, sequence, segment, offset, next });
+        }
+        scan.found.torn = scan.is_torn(&bytes[taken as usize..]);
+        break;
+    }
+    end.sequence = scan.sequence.unwrap_or(0);
+    end.epoch = scan.epoch + 1;
+    let found = Found { agents: partition.recovered(recovery, scan.last), ..scan.found };
+    Ok((end, found))
+}
+
+impl Scan<'_> {
+    /// Takes in the batches of a segment, as far as they go; how many bytes that is.
+    fn segment(
+        &mut self,
+        segment: u32,
+        bytes: &[u8],
+        partition: &mut Partition,
+        recovery: &mut Recovery,
+    ) -> Result<u32, ScanError> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let batch = match Batch::read(self.key, &bytes[at..]) {
+                Ok(batch) => batch,
+                Err(BatchError::Format { format }) => {
+                    let what = format!("of format {format}, which this program does not read");
+                    return Err(ScanError::Foreign { shard: self.shard, segment, what });
+                }
+                Err(BatchError::NoBatch | BatchError::Damaged { .. }) => break,
+            };
+            if batch.head.shard != self.shard {
+                let what = format!("of shard {}", batch.head.shard.0);
+                return Err(ScanError::Foreign { shard: self.shard, segment, what });
+            }
+            if self.sequence.is_some_and(|sequence| sequence != batch.head.sequence) {
+                break;
+            }
+            self.sequence = Some(batch.head.sequence + 1);
+            self.epoch = self.epoch.max(batch.head.epoch);
+            self.last.call = self.last.call.max(batch.head.call_last);
+            self.last.request = self.last.request.max(batch.head.request_last);
+            for (begins, record) in batch.iter() {
+                let offset = (at + begins) as u32;
+                let taken = record.and_then(|record| {
+                    let len_bytes = record.len_bytes as u32;
+                    partition.recover(recovery, record, Place { segment, offset, len_bytes })
+                });
+                self.found.bad_records += u64::from(taken.is_err());
+                self.found.records += 1;
+            }
+            self.found.batches += 1;
+            self.found.bytes += batch.len_bytes as u64;
+            at += batch.len_bytes;
+        }
+        Ok(at as u32)
+    }
+
+    /// Whether a batch of this number has its place behind the end.
+    fn is_behind(&self, number: u64) -> bool {
+        self.sequence.is_none_or(|expected| number > expected)
+    }
+
+    /// The number of a whole batch in what is behind the end, if there is one (S2).
+    fn behind(&self, bytes: &[u8]) -> Option<u64> {
+        (0..bytes.len()).step_by(BATCH_ALIGN_BYTES).find_map(|at| {
+            let batch = Batch::read(self.key, &bytes[at..]).ok()?;
+            self.is_behind(batch.head.sequence).then_some(batch.head.sequence)
+        })
+    }
+
+    /// Whether the bytes at the end are the next batch, in part.
+    fn is_torn(&self, bytes: &[u8]) -> bool {
+        match Batch::read(self.key, bytes) {
+            Err(BatchError::Damaged { sequence }) => {
+                self.sequence.is_none_or(|expected| expected == sequence)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The number of the batch that a segment begins with, if it is whole.
+async fn first_sequence<D: Driver>(
+    files: &mut dyn LogFiles,
+    segment: u32,
+    key: &LogKey,
+    driver: &mut D,
+) -> io::Result<Option<u64>> {
+    let mut bytes = read_segment(files, segment, BATCH_ALIGN_BYTES as u32, driver).await?;
+    if let Some(len) = promised_bytes(&bytes)
+        && len > bytes.len()
+    {
+        bytes = read_segment(files, segment, len as u32, driver).await?;
+    }
+    Ok(Batch::read(key, &bytes).ok().map(|batch| batch.head.sequence))
+}
+
+/// The first bytes of a segment, as many as it has up to `len_bytes`.
+async fn read_segment<D: Driver>(
+    files: &mut dyn LogFiles,
+    segment: u32,
+    len_bytes: u32,
+    driver: &mut D,
+) -> io::Result<Vec<u8>> {
+    let file = adopt(files.open(segment)?, driver);
+    let count = u64::from(len_bytes.div_ceil(READ_BYTES));
+    let mut pieces: Vec<Option<Vec<u8>>> = vec![None; count as usize];
+    let (mut asked, mut got) = (0u64, 0u64);
+    let mut failed = None;
+    while got < asked || (asked < count && failed.is_none()) {
+        while asked < count && asked - got < READS_MAX && failed.is_none() {
+            let offset = asked * u64::from(READ_BYTES);
+            let len_bytes = READ_BYTES.min(len_bytes - offset as u32);
+            let token = Mark::LogScan(asked as u32).token();
+            driver.submit(token, Op::Read { file, offset, len_bytes });
+            asked += 1;
+        }
+        driver.poll(&mut |completion: Completion<'_>| {
+            let Mark::LogScan(idx) = Mark::of(completion.token) else { return };
+            got += 1;
+            match completion.done {
+                Done::Read(bytes) => pieces[idx as usize] = Some(bytes),
+                Done::Failed { errno } => failed = Some(io::Error::from_raw_os_error(errno)),
+                _ => failed = Some(io::Error::other("the read was cancelled")),
+            }
+        });
+        if got < asked {
+            let soon = driver.now().after(Nanos::from_ms(50));
+            driver.park(soon).await;
+        }
+    }
+    driver.submit(Mark::LogWrite.token(), Op::Close(file));
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(pieces.into_iter().flatten().flatten().collect()),
+    }
+}
