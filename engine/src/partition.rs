@@ -23,6 +23,7 @@ mod queue;
 mod record;
 mod replay;
 pub(crate) mod serving;
+mod survey;
 pub(crate) mod table;
 mod turns;
 mod verbs;
@@ -51,6 +52,7 @@ use turns::Ran;
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
 pub use journal::{Flush, Live, Made};
 pub use replay::{Last, LoadError, Recovery};
+pub use survey::{ChainView, Heading};
 
 /// How long to wait before a message is sent again to a shard that was not up.
 const AGAIN_AFTER: Nanos = Nanos::from_ms(20);
@@ -503,7 +505,8 @@ impl Partition {
         if to == Origin::Nobody {
             return;
         }
-        let waits = result.is_ok() && self.waits(to);
+        let tells = result.as_ref().err().is_none_or(Refusal::tells_state);
+        let waits = tells && self.waits(to);
         let event = Event::Answer { to, result };
         if waits {
             self.gate(event);

@@ -204,6 +204,36 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it says something of an agent that a shard's death might undo, so that a durable one
+    /// waits for the disk.
+    pub fn tells_state(&self) -> bool {
+        match self {
+            Refusal::NoAgent { .. }
+            | Refusal::Exists { .. }
+            | Refusal::NoVersion { .. }
+            | Refusal::WrongState { .. }
+            | Refusal::Quarantined { .. }
+            | Refusal::Fault { .. }
+            | Refusal::Raised { .. }
+            | Refusal::Full { .. }
+            | Refusal::Limit { .. }
+            | Refusal::Dropped { .. } => true,
+            Refusal::BadKey { .. }
+            | Refusal::BadValue { .. }
+            | Refusal::NoTemplate { .. }
+            | Refusal::Lost { .. }
+            | Refusal::Busy { .. }
+            | Refusal::Timeout { .. }
+            | Refusal::TryAgain { .. }
+            | Refusal::BadTemplate { .. }
+            | Refusal::NotAllowed { .. }
+            | Refusal::Http { .. }
+            | Refusal::Unreadable { .. }
+            | Refusal::DiskFull { .. }
+            | Refusal::NoLog => false,
+        }
+    }
+
     /// The code that starts the error on every wire (R1).
     pub fn code(&self) -> &'static str {
         match self {

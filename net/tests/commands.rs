@@ -43,7 +43,7 @@ fn t2_arity_follows_from_the_grammar() {
     assert_eq!(arity("AGENT.READ"), (4, Some(3)));
     assert_eq!(arity("AGENT.SEND"), (-3, Some(8)));
     assert_eq!(arity("AGENT.EXEC"), (-3, Some(6)));
-    assert_eq!(arity("AGENT.FORK"), (-2, Some(6)));
+    assert_eq!(arity("AGENT.FORK"), (-2, Some(8)));
     assert_eq!(arity("TEMPLATE.DEPLOY"), (-6, Some(8)));
     assert_eq!(arity("TEMPLATE.ACTIVATE"), (3, Some(2)));
     assert_eq!(arity("AGENT.LIST"), (-1, Some(7)));

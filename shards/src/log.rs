@@ -5,7 +5,8 @@
 //! G1  one batch is in flight at a time, so that only the last one can be torn.
 //! G2  a flush is reported when all batches of it are on disk, and never else.
 //! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
-//!     from what is on disk. A full disk is no such error: the batch waits for room.
+//!     from what is on disk. A segment that cannot be made, as when the disk is full, is no such
+//!     error: the batch waits for it.
 //! G4  a batch lies in one segment; segments are used in order.
 
 pub mod folder;
@@ -372,8 +373,8 @@ impl Log {
     }
 
     /// A write's completion (G2, G3).
-    pub(crate) fn written(&mut self, now: Nanos, done: Done<'_>, partition: &mut Partition) {
-        let mut batch = self.writing.take().expect("G1: one write is in flight");
+    pub(crate) fn written(&mut self, done: Done<'_>, partition: &mut Partition) {
+        let batch = self.writing.take().expect("G1: one write is in flight");
         match done {
             Done::Written(bytes) => {
                 self.totals.batches += 1;
@@ -381,14 +382,8 @@ impl Log {
                 self.spare = bytes;
                 self.done(partition, batch);
             }
-            Done::Failed { errno: libc::ENOSPC } => {
-                // The file had all its room when it was made, but some file systems take it back.
-                batch.bytes = Vec::new();
-                self.failed = Some("the disk took back the room of a segment".into());
-            }
             Done::Failed { errno } => {
-                let error = io::Error::from_raw_os_error(errno);
-                self.trouble(now, partition, &error);
+                self.failed = Some(io::Error::from_raw_os_error(errno).to_string());
             }
             Done::Cancelled => {}
             other => unreachable!("G1: a write completed as {other:?}"),
@@ -426,20 +421,18 @@ impl Log {
         }
     }
 
+    /// There is no segment to write to: nothing is lost, and it is asked for again.
     fn trouble(&mut self, now: Nanos, partition: &mut Partition, error: &io::Error) {
-        if error.raw_os_error() == Some(libc::ENOSPC) {
-            if self.full_until.is_none() {
-                (self.report)(format_args!(
-                    "shard {}: the disk of the log is full ({error}); nothing new is durable \
-                     until there is room, which is looked for every {} ms",
-                    self.me.0,
-                    FULL_PAUSE.0 / 1_000_000
-                ));
-            }
-            self.full_until = Some(now.after(FULL_PAUSE));
-            return partition.set_disk_full(true);
+        if self.full_until.is_none() {
+            (self.report)(format_args!(
+                "shard {}: the log gets no room on disk ({error}); nothing new is durable until \
+                 it does, which is tried every {} ms",
+                self.me.0,
+                FULL_PAUSE.0 / 1_000_000
+            ));
         }
-        self.failed = Some(error.to_string());
+        self.full_until = Some(now.after(FULL_PAUSE));
+        partition.set_disk_full(true);
     }
 
     /// Reads an agent's records.

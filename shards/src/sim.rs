@@ -11,10 +11,12 @@
 mod config;
 mod disk;
 mod driver;
+mod files;
 mod socket;
 
 pub use config::WorldConfig;
 pub use driver::SimDriver;
+pub use files::SimFiles;
 pub use socket::SimClient;
 
 use crate::driver::{Handle, Op, Token};

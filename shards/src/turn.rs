@@ -296,7 +296,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             Mark::LinkSend => link.sent(completion.done),
             Mark::LogWrite => {
                 if let Some(log) = log {
-                    log.written(now, completion.done, partition);
+                    log.written(completion.done, partition);
                 }
             }
             Mark::LogRead(idx) => {

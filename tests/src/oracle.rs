@@ -37,6 +37,8 @@ pub struct Rules {
     pub payload_bytes_max: u64,
     /// As `PartitionConfig` has it.
     pub create_on_send: bool,
+    /// Whether agents outlive their shard; what only counts turns may then be older.
+    pub log: bool,
 }
 
 /// What became of an operation, as far as only its reply could tell.
@@ -468,10 +470,12 @@ impl Oracle {
             ("version_count", agent.versions.len() as u64),
             ("image_bytes", agent.memory.len() as u64),
             ("branch_count", branches as u64),
-            ("failure_count", agent.failure_count),
         ];
+        if !self.rules.log {
+            numbers.push(("failure_count", agent.failure_count));
+        }
         // A relay's turns are more than its messages, and it may drop calls that take turns.
-        if !["relay", "echo"].contains(&template(key)) {
+        if !self.rules.log && !["relay", "echo"].contains(&template(key)) {
             numbers.push(("turn_count", agent.turn_count));
         }
         Answer::Info(Box::new(answer::About {

@@ -7,11 +7,13 @@
 //! N2  a node is a pure function of its plan and of what its clients do.
 
 use crate::mischief::templates;
+use heronry_engine::log::LogKey;
 use heronry_engine::{Counters, Nanos, PAGE_BYTES, PageStore, Partition, PartitionConfig, ShardId};
 use heronry_net::{Resp, RespConfig};
 use heronry_shards::control::ShardState;
 use heronry_shards::driver::Driver;
 use heronry_shards::errand::NoWorkshop;
+use heronry_shards::log::LogPlan;
 use heronry_shards::roster::Roster;
 use heronry_shards::shared::{ShardPlan, Shared};
 use heronry_shards::sim::{ShardFuture, SimDriver, Step, World, WorldConfig};
@@ -39,6 +41,8 @@ pub struct SimPlan {
     pub gateway: RespConfig,
     /// Passes of a loop between two whole checks.
     pub check_passes: u32,
+    /// Bytes of a segment of each shard's log, if they have one; an index comes every other one.
+    pub segment_bytes: Option<u32>,
 }
 
 /// What each shard's partition counted, as of its last pass.
@@ -62,6 +66,7 @@ pub struct SimNode {
     acts: BTreeMap<(Nanos, u32), Act>,
     act_count: u32,
     counted: Counted,
+    stopping: bool,
 }
 
 impl SimNode {
@@ -82,6 +87,7 @@ impl SimNode {
             acts: BTreeMap::new(),
             act_count: 0,
             counted: Counted::default(),
+            stopping: false,
         };
         node.shared.shards().for_each(|shard| node.start(shard));
         node
@@ -108,7 +114,14 @@ impl SimNode {
                 Act::Restart(shard) => self.start(shard),
             }
         }
-        self.world.step(&mut self.futures)
+        let step = self.world.step(&mut self.futures);
+        if let Step::Ended(shard) = step
+            && !self.stopping
+        {
+            // Its log failed: it begins again from what is on disk.
+            self.buried(shard, Nanos::from_ms(20));
+        }
+        step
     }
 
     /// Ends a shard as `kill -9` does. Its death is noticed and it starts again within `within`.
@@ -117,13 +130,30 @@ impl SimNode {
         if self.futures[usize::from(shard.0)].take().is_none() {
             return false;
         }
+        self.buried(shard, within);
+        true
+    }
+
+    /// Cuts the power: all shards end, and what was not on disk is gone.
+    pub fn cut_power(&mut self, within: Nanos) {
+        self.futures.iter_mut().for_each(|future| *future = None);
+        self.world.power_loss();
+        self.acts.clear();
+        for shard in self.shared.shards().collect::<Vec<_>>() {
+            let roster = Roster::create(&format!("sim-roster-{}", shard.0));
+            self.rosters[usize::from(shard.0)] = roster.expect("N2: a memfd can be had");
+            self.buried(shard, within);
+        }
+    }
+
+    /// A shard has ended: its death is noticed, and it starts again.
+    fn buried(&mut self, shard: ShardId, within: Nanos) {
         self.world.kill(shard);
         self.counted.borrow_mut().remove(&shard);
         let noticed = self.world.now().after(Nanos(self.world.random(within.0 / 2)));
         let started = noticed.after(Nanos(1 + self.world.random(within.0 / 2)));
         self.schedule(noticed, Act::Notice(shard));
         self.schedule(started, Act::Restart(shard));
-        true
     }
 
     /// Items in the mailboxes of all shards: what waits for an agent that is held, or for its turn.
@@ -133,6 +163,7 @@ impl SimNode {
 
     /// Asks all shards to stop and steps until they have; what each left.
     pub fn stop(mut self) -> BTreeMap<ShardId, Counters> {
+        self.stopping = true;
         self.shared.shards().for_each(|shard| self.shared.block(shard).request_stop(true));
         self.ring_all();
         for _ in 0..1_000_000 {
@@ -182,7 +213,13 @@ impl SimNode {
             driver,
             partition,
             shared: Arc::clone(&self.shared),
-            log: None,
+            log: self.plan.segment_bytes.map(|segment_bytes| LogPlan {
+                files: Box::new(self.world.log_files(shard)),
+                key: LogKey([0x5E; 32]),
+                segment_bytes,
+                delay: Nanos::from_us(300),
+                index_bytes: 2 * u64::from(segment_bytes),
+            }),
             past: reading.living,
             roster,
             listeners: vec![self.world.listen(shard)],
@@ -215,7 +252,7 @@ async fn live(mut body: Body, me: ShardId, check_passes: u32, counted: Counted) 
             }
         })
         .await
-        .expect("N1: a shard without a log ends when it is asked to");
+        .unwrap_or_else(|error| report(format_args!("shard {}: {error}", me.0)));
     let partition = body.shard.take().expect("N1: it ran until here").into_partition();
     partition.debug_check();
     counted.borrow_mut().insert(me, *partition.counters());

@@ -19,7 +19,7 @@ use crate::sim_node::{SimNode, SimPlan};
 use author::Author;
 use client::{Client, Plan};
 use fastrand::Rng;
-use heronry_engine::{Nanos, PartitionConfig, ShardId};
+use heronry_engine::{Ack, Nanos, PartitionConfig, ShardId};
 use heronry_net::{RespConfig, Value};
 use heronry_shards::sim::{Step, WorldConfig};
 use hub::{About, Hub};
@@ -49,15 +49,19 @@ pub enum Mode {
     Cuts,
     /// Shards die, and connections break.
     Deaths,
+    /// The same, with a log and every answer durable: nothing that was answered is lost, also when
+    /// the power is cut.
+    Durable,
 }
 
 impl Mode {
     /// All modes.
-    pub const ALL: [Mode; 4] = [Mode::Calm, Mode::Tight, Mode::Cuts, Mode::Deaths];
+    pub const ALL: [Mode; 5] = [Mode::Calm, Mode::Tight, Mode::Cuts, Mode::Deaths, Mode::Durable];
 
     /// The mode of a seed.
     pub fn of(seed: u64) -> Mode {
-        Mode::ALL[(seed % 4) as usize]
+        // The first four keep the seeds that once failed.
+        if seed % 8 == 7 { Mode::Durable } else { Mode::ALL[(seed % 4) as usize] }
     }
 }
 
@@ -90,7 +94,8 @@ fn setting(seed: u64) -> Setting {
     let mode = Mode::of(seed);
     let mut rng = Rng::with_seed(seed ^ 0x5EED);
     let tight = mode == Mode::Tight;
-    let faults = matches!(mode, Mode::Cuts | Mode::Deaths);
+    let durable = mode == Mode::Durable;
+    let faults = matches!(mode, Mode::Cuts | Mode::Deaths | Mode::Durable);
     let pick = |rng: &mut Rng, from: &[u64]| from[rng.usize(..from.len())];
     let partition = PartitionConfig {
         seal_every: pick(&mut rng, &[1, 1, 1, 0, 3]) as u32,
@@ -104,7 +109,15 @@ fn setting(seed: u64) -> Setting {
         call_timeout: Nanos::from_ms(3_000),
         create_on_send: rng.u8(..6) != 0,
         image_bytes_max: 300_000,
+        log: durable,
+        ack: if durable { Ack::Durable } else { Ack::Sealed },
         ..PartitionConfig::default()
+    };
+    // A durable answer is of a sealed version, whatever the policy.
+    let partition = match durable {
+        // Failures of late are not kept on disk, so a quarantine may come later.
+        true => PartitionConfig { seal_every: 1, quarantine_failures: 0, ..partition },
+        false => partition,
     };
     let rules = Rules {
         seal_every: partition.seal_every,
@@ -116,6 +129,7 @@ fn setting(seed: u64) -> Setting {
         image_bytes_max: partition.image_bytes_max,
         payload_bytes_max: partition.payload_bytes_max as u64,
         create_on_send: partition.create_on_send,
+        log: partition.log,
     };
     let gateway = RespConfig {
         payload_bytes_max: partition.payload_bytes_max,
@@ -145,8 +159,13 @@ fn setting(seed: u64) -> Setting {
         partition,
         gateway,
         check_passes: 200,
+        segment_bytes: durable.then_some(1 << 20),
     };
-    let deaths = if mode == Mode::Deaths { rng.u32(1..=3) } else { 0 };
+    let deaths = match mode {
+        Mode::Deaths => rng.u32(1..=3),
+        Mode::Durable => rng.u32(1..=6),
+        Mode::Calm | Mode::Tight | Mode::Cuts => 0,
+    };
     Setting {
         node,
         rules,
@@ -162,18 +181,20 @@ pub fn run(seed: u64) -> Outcome {
     let Setting { node, rules, clients, batch_count, cut_percent, mut deaths } = setting(seed);
     let mode = Mode::of(seed);
     let busy = node.shard_count > 1 || mode == Mode::Tight;
-    let faults = matches!(mode, Mode::Cuts | Mode::Deaths);
+    let faults = matches!(mode, Mode::Cuts | Mode::Deaths | Mode::Durable);
+    let durable = mode == Mode::Durable;
     let held = node.gateway.pipeline_max >= 4_096 && node.gateway.output_bytes_max > 1 << 20;
     let mut rng = Rng::with_seed(seed ^ 0xFA17);
     let mut node = SimNode::new(node);
     let shard_count = node.plan().shard_count;
     let call_timeout = node.plan().partition.call_timeout;
-    let about = About { shard_count, busy, full: mode == Mode::Tight, faults, call_timeout };
+    let full = mode == Mode::Tight;
+    let about = About { shard_count, busy, full, faults, call_timeout };
     let hub = Hub::new(node.world.clone(), about);
     let hub = Rc::new(hub);
     let mut futures: Vec<Task> = Vec::new();
     for me in 0..clients {
-        let author = Author::new(me, rng.u64(..), held);
+        let author = Author::new(me, rng.u64(..), held, durable);
         let plan = Plan { me, batch_count, cut_percent };
         let client = Client::new(Rc::clone(&hub), plan, author, Oracle::new(rules.clone()));
         futures.push(Some(Box::pin(client.run())));
@@ -195,7 +216,12 @@ pub fn run(seed: u64) -> Outcome {
         if deaths > 0 && !hub.closing() && rng.u32(..200) == 0 {
             deaths -= 1;
             let shard = ShardId(rng.u16(..shard_count));
-            if node.kill(shard, Nanos::from_ms(20)) {
+            if durable && rng.u8(..3) == 0 {
+                node.cut_power(Nanos::from_ms(20));
+                death_count += 1;
+            } else if durable {
+                death_count += u32::from(node.kill(shard, Nanos::from_ms(20)));
+            } else if node.kill(shard, Nanos::from_ms(20)) {
                 hub.died(shard);
                 death_count += 1;
             }

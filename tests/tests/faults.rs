@@ -1,5 +1,6 @@
 //! Bad input and faults: each gets a clear answer, no shard dies, no other agent notices.
 
+use heronry_engine::Ack;
 use heronry_net::Value;
 use heronry_net::client::{Client, SendOptions};
 use heronry_tests::node::{Node, PATIENCE, have, send_signal, wait_until};
@@ -10,6 +11,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_test-node");
+/// A node whose agents are in memory only.
+const NO_LOG: [&str; 2] = ["--set", "log.enabled=false"];
 
 /// What a raw connection is told before it is closed, or within a bound of bytes.
 fn said(node: &Node, bytes: &[u8]) -> String {
@@ -75,7 +78,7 @@ fn a_client_in_the_middle_of_an_oversized_request_reads_why_it_was_refused() {
 
 #[test]
 fn every_wrong_argument_is_named_with_what_is_allowed() {
-    let node = Node::start(BINARY, &[]);
+    let node = Node::start(BINARY, &NO_LOG);
     let mut client = node.client();
     client.create("notebook/a", 0).expect("created");
     let long = format!("notebook/{}", "x".repeat(300));
@@ -156,8 +159,9 @@ fn a_full_mailbox_refuses_at_once_and_loses_nothing() {
 
 #[test]
 fn a_full_arena_refuses_undoes_and_recovers() {
-    let options = ["--set", "shards.arena_bytes=32MiB", "--set", "net.payload_bytes_max=4MiB"];
-    let node = Node::start(BINARY, &options);
+    // With a log agents make room for each other by going to disk.
+    let sizes = ["--set", "shards.arena_bytes=32MiB", "--set", "net.payload_bytes_max=4MiB"];
+    let node = Node::start(BINARY, &[&sizes[..], &NO_LOG].concat());
     let mut client = node.client();
     client.create("notebook/small", 0).expect("created");
     let chunk = vec![7u8; 1 << 20];
@@ -214,8 +218,32 @@ fn a_slow_turn_is_reported_with_its_key() {
 }
 
 #[test]
-fn a_killed_shard_comes_back_names_what_it_lost_and_nobody_else_notices() {
+fn a_killed_shard_comes_back_with_its_agents_and_their_versions() {
     let mut node = Node::start(BINARY, &[]);
+    let mut client = node.client();
+    let options = SendOptions { ack: Ack::Durable, ..SendOptions::default() };
+    for n in 0..40 {
+        client.send_with(&format!("counter/{n}"), b"1", options).expect("counted");
+        client.send_with(&format!("counter/{n}"), b"2", options).expect("counted");
+    }
+    for pid in shard_pids(&mut client) {
+        send_signal(pid, Signal::KILL);
+    }
+    node.await_log("shard 0 is up after");
+    node.await_log("shard 1 is up after");
+    let mut client = node.client();
+    for n in 0..40 {
+        let key = format!("counter/{n}");
+        assert_eq!(client.send(&key, b"get").expect("it lives"), Some("3".into()), "{key}");
+        let back = client.rollback(&key, Some("2")).expect("a version from before");
+        assert_eq!(back.0, 2);
+        assert_eq!(client.send(&key, b"get").expect("it lives"), Some("1".into()), "{key}");
+    }
+}
+
+#[test]
+fn without_a_log_a_killed_shard_names_what_it_lost_and_nobody_else_notices() {
+    let mut node = Node::start(BINARY, &NO_LOG);
     let mut client = node.client();
     for n in 0..40 {
         client.send(&format!("counter/{n}"), b"1").expect("counted");

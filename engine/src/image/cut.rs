@@ -43,6 +43,18 @@ impl Image {
         Ok(())
     }
 
+    /// Drops one page, which reads as what is under it then. On an error nothing changed (M1).
+    pub(super) fn drop_page(&mut self, store: &mut PageStore, page: u32) -> Result<(), PageError> {
+        if self.has_page(store, page) {
+            let Need { nodes, .. } = self.page_need(store, page);
+            store.ensure(Need { frames: 0, nodes })?;
+            let above = self.own_nodes(store, page);
+            let old = self.hang(store, above, Slot::ABSENT);
+            store.release(old, 0);
+        }
+        Ok(())
+    }
+
     /// Which levels above `last`, the last page to stay, a cut changes; a level that changes has
     /// all above it changed too.
     fn cut_plan(&self, store: &PageStore, last: u32, tail: usize, height: u8) -> CutPlan {

@@ -3,8 +3,8 @@
 //! Owns: the encoding of changed pages.  Not: which image is compared with which.
 //!
 //! A delta is: the image's length, the number of pages, and per page, ascending: pages since the
-//! last one, flags (1: read over the template's page, see M5), number of runs, and per run: bytes
-//! since the end of the last one, length, bytes.
+//! last one, flags (1: read over the template's page, see M5; 2: gone, and nothing more), number of
+//! runs, and per run: bytes since the end of the last one, length, bytes.
 //! E1  a delta applied to what it was made against gives the image again, byte for byte.
 //! E2  one that is applied to something else fails or gives some image; it never panics.
 
@@ -19,6 +19,8 @@ use crate::page::{Frame, LINE_BYTES, Lines, PAGE_BYTES, PageStore, ZERO_PAGE};
 const GAP_BYTES: usize = 4;
 /// Flag of a page that is read over the template's.
 const OVER: u8 = 1;
+/// Flag of a page that the image has not got.
+const GONE: u8 = 2;
 
 /// What lies under a page: the template's, or nothing.
 pub(crate) type Under<'u> = dyn Fn(u32) -> Option<&'u Frame> + 'u;
@@ -45,13 +47,12 @@ impl Image {
             next = page + 1;
             let below = under(page).unwrap_or(&ZERO_PAGE);
             let (old, new) = (base.leaf(store, page).page, self.leaf(store, page).page);
-            let lines = match (old.is_absent(), new.is_absent()) {
-                (false, false) => store.lines_since(old, new),
-                (true, true) => 0,
-                (true, false) | (false, true) => !0,
-            };
-            let over = !new.is_absent() && store.is_over(new);
-            out.push(if over { OVER } else { 0 });
+            if new.is_absent() {
+                out.push(GONE);
+                continue;
+            }
+            let lines = if old.is_absent() { !0 } else { store.lines_since(old, new) };
+            out.push(if store.is_over(new) { OVER } else { 0 });
             let old = base.page(store, page, below, &mut old_scratch).unwrap_or(below);
             let new = self.page(store, page, below, &mut new_scratch).unwrap_or(below);
             put_runs(old, new, lines, out);
@@ -81,7 +82,12 @@ impl Image {
             }
             next = page + 1;
             let page = page as u32;
-            let over = reader.byte()? & OVER != 0;
+            let flags = reader.byte()?;
+            if flags & GONE != 0 {
+                self.drop_page(store, page)?;
+                continue;
+            }
+            let over = flags & OVER != 0;
             let below = under(page).unwrap_or(&ZERO_PAGE);
             let mut bytes = *self.page(store, page, below, &mut scratch).unwrap_or(below);
             take_runs(&mut bytes, reader)?;

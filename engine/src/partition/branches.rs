@@ -12,6 +12,7 @@ use super::{Address, Partition};
 use crate::agent::{Agent, Birth, Kin, Residence, State};
 use crate::behaviour::Restored;
 use crate::id::{AgentId, CallId, Nanos};
+use crate::image::Image;
 use crate::mailbox::{Item, Waiting, runs_turn};
 use crate::refusal::Refusal;
 use crate::slots::NIL;
@@ -180,6 +181,7 @@ impl Partition {
         let image = self.agents[slot].image.share(&mut self.store);
         self.touch(parent);
         self.abandon(parent, "committed a branch");
+        let image = self.same_as_head(parent, image);
         let replaced = std::mem::replace(&mut self.agents[parent].image, image);
         replaced.release(&mut self.store);
         self.seal(now, parent);
@@ -213,6 +215,23 @@ impl Partition {
             let to = if moves { parent } else { branch };
             self.agents[to].mailbox.push(&mut self.mail, item);
         }
+    }
+
+    /// An image, or the head of an agent where that has the same bytes: the two come to share no
+    /// pages when they were read from the log, and a commit that changes nothing makes no version.
+    fn same_as_head(&mut self, slot: u32, image: Image) -> Image {
+        let agent = &self.agents[slot];
+        let (behaviour, head) =
+            (self.templates.behaviour(agent.template), agent.versions.head_image());
+        let equal = image.same(head)
+            || image.len_bytes() == head.len_bytes()
+                && image.diff_over(head, &self.store, &|page| behaviour.base_page(page)).is_empty();
+        if !equal {
+            return image;
+        }
+        let head = head.share(&mut self.store);
+        image.release(&mut self.store);
+        head
     }
 
     /// Lets a COMMIT wait until the parent is in memory.

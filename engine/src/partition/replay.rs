@@ -12,6 +12,7 @@ use super::calls::{Asked, Held, OpenRequest};
 use super::dedupe::Dedupe;
 use super::journal::Chain;
 use super::record::{HTTP, MESSAGE, OWN, PAST, SLEEP, TOLD};
+use super::survey::read_stub;
 use crate::agent::{Agent, Birth, Rare, Residence, State};
 use crate::behaviour::{RequestId, Restored};
 use crate::id::{AgentId, CallId, Nanos, VersionId};
@@ -72,6 +73,12 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// Forgets parts of a record of which the rest does not come: where a life of the shard ends,
+    /// and where batches are missing.
+    pub fn forget_parts(&mut self) {
+        self.parts.clear();
+    }
+
     fn note_parent(&mut self, id: AgentId, parent: Option<AgentId>) {
         match parent {
             Some(parent) => self.parents.insert(id, parent),
@@ -103,22 +110,19 @@ impl Partition {
         match record.kind {
             Kind::Whole | Kind::Fork => {
                 let identity = Identity::read(&mut reader)?;
-                recovery.note_parent(id, identity.parent);
                 let from = match record.kind {
                     Kind::Fork => Some(read_origin(&mut reader)?.0),
                     _ => None,
                 };
                 let pending = reader.flag()?;
+                if let Some(from) = from.filter(|from| self.chain_places(*from).is_none()) {
+                    return Err(RecordError::NoBase(from));
+                }
+                recovery.note_parent(id, identity.parent);
                 let slot = match self.agents.find(id) {
                     Some(slot) => slot,
                     None => self.insert_cold(identity),
                 };
-                if let Some(from) = from {
-                    let parent = self.agents.find(from).ok_or(RecordError::NoBase(from))?;
-                    if self.agents[parent].logged.is_none() {
-                        return Err(RecordError::NoBase(from));
-                    }
-                }
                 self.extend_chain(slot, record.kind, from, &places, pending);
             }
             Kind::Change => {
@@ -152,23 +156,12 @@ impl Partition {
         let identity = Identity::read(reader)?;
         let id = identity.key.id(identity.tenant);
         recovery.note_parent(id, identity.parent);
-        let pending = reader.flag()?;
-        let whole_bytes = reader.number()?;
-        let change_bytes = reader.number()?;
-        let mut places = Vec::new();
-        for _ in 0..reader.count()? {
-            places.push(Place {
-                segment: reader.small("a segment")?,
-                offset: reader.small("an offset")?,
-                len_bytes: reader.small("a length")?,
-            });
-        }
+        let chain = read_stub(reader)?;
         let slot = match self.agents.find(id) {
             Some(slot) => slot,
             None => self.insert_cold(identity),
         };
-        let places = Rc::new(places);
-        self.set_chain(slot, Chain { places, whole_bytes, change_bytes, pending });
+        self.set_chain(slot, chain);
         Ok(())
     }
 
@@ -208,7 +201,7 @@ impl Partition {
         slot
     }
 
-    fn remove_cold(&mut self, slot: u32) {
+    pub(super) fn remove_cold(&mut self, slot: u32) {
         if let Some(chain) = self.agents[slot].logged.take() {
             self.journal.drop_live(&chain.places);
         }
@@ -581,7 +574,7 @@ impl Replay {
 }
 
 /// Of which agent's version a branch is, and when it was made.
-fn read_origin(reader: &mut Reader<'_>) -> Result<(AgentId, u64, Nanos), RecordError> {
+pub(super) fn read_origin(reader: &mut Reader<'_>) -> Result<(AgentId, u64, Nanos), RecordError> {
     Ok((AgentId(reader.id()?), reader.number()?, Nanos(reader.number()?)))
 }
 

@@ -4,6 +4,8 @@
 //! S1  what is read is batches of one sequence without a gap, each whole.
 //! S2  a log that goes on behind a batch that is not whole was damaged, not torn: it is not used,
 //!     because what follows rests on what is lost.
+//! S4  the last batch may have been on its way when an earlier life ended: it is written once more,
+//!     so that what comes to rest on it is not more durable than it is.
 //! S3  one write is in flight at a time, so a log that ends torn has lost one batch, which nobody
 //!     was told of.
 
@@ -84,6 +86,8 @@ struct Scan<'a> {
     epoch: u32,
     last: Last,
     found: Found,
+    /// The last whole batch, and where it lies.
+    newest: Option<(u32, u32, Vec<u8>)>,
 }
 
 /// Reads the log of `plan` into `partition`; where it goes on. `beat` is called now and then.
@@ -105,6 +109,7 @@ pub(crate) async fn recover<D: Driver>(
         epoch: 0,
         last: Last::default(),
         found: Found::default(),
+        newest: None,
     };
     let mut recovery = Recovery::default();
     let mut end = End { segment: first, offset: 0, sequence: 0, epoch: 0 };
@@ -129,14 +134,18 @@ pub(crate) async fn recover<D: Driver>(
             continue;
         }
         // The end, unless there is more of it behind.
-        let behind = scan.behind(&bytes[taken as usize..]);
+        let rest = bytes.get(taken as usize..).unwrap_or_default();
+        let behind = scan.behind(rest);
         if let Some(next) = behind.or(firsts.into_iter().find(|next| scan.is_behind(*next))) {
             let (segment, offset) = (*segment, taken);
             let sequence = scan.sequence.unwrap_or(0);
             return Err(ScanError::Damaged { shard, sequence, segment, offset, next });
         }
-        scan.found.torn = scan.is_torn(&bytes[taken as usize..]);
+        scan.found.torn = scan.is_torn(rest);
         break;
+    }
+    if let Some(newest) = scan.newest.take() {
+        write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
     }
     end.sequence = scan.sequence.unwrap_or(0);
     end.epoch = scan.epoch + 1;
@@ -153,7 +162,7 @@ impl Scan<'_> {
         partition: &mut Partition,
         recovery: &mut Recovery,
     ) -> Result<u32, ScanError> {
-        let mut at = 0;
+        let (mut at, mut newest) = (0, None);
         while at < bytes.len() {
             let batch = match Batch::read(self.key, &bytes[at..]) {
                 Ok(batch) => batch,
@@ -185,7 +194,13 @@ impl Scan<'_> {
             }
             self.found.batches += 1;
             self.found.bytes += batch.len_bytes as u64;
+            newest = Some(at);
             at += batch.len_bytes;
+        }
+        if let Some(begins) = newest {
+            let mut batch = bytes[begins..at.min(bytes.len())].to_vec();
+            batch.resize(at - begins, 0);
+            self.newest = Some((segment, begins as u32, batch));
         }
         Ok(at as u32)
     }
@@ -212,6 +227,36 @@ impl Scan<'_> {
             _ => false,
         }
     }
+}
+
+/// Writes a batch where it lies (S4).
+async fn write_again<D: Driver>(
+    files: &mut dyn LogFiles,
+    (segment, offset, bytes): (u32, u32, Vec<u8>),
+    segment_bytes: u32,
+    driver: &mut D,
+) -> io::Result<()> {
+    let file = adopt(files.create(segment, u64::from(segment_bytes))?, driver);
+    let token = Mark::LogScan(0).token();
+    driver.submit(token, Op::WriteDurable { file, offset: u64::from(offset), bytes });
+    let mut written = None;
+    while written.is_none() {
+        driver.poll(&mut |completion: Completion<'_>| {
+            if completion.token == token {
+                written = Some(match completion.done {
+                    Done::Written(_) => Ok(()),
+                    Done::Failed { errno } => Err(io::Error::from_raw_os_error(errno)),
+                    _ => Err(io::Error::other("the write was cancelled")),
+                });
+            }
+        });
+        if written.is_none() {
+            let soon = driver.now().after(Nanos::from_ms(50));
+            driver.park(soon).await;
+        }
+    }
+    driver.submit(Mark::LogWrite.token(), Op::Close(file));
+    written.unwrap_or(Ok(()))
 }
 
 /// The number of the batch that a segment begins with, if it is whole.

@@ -43,6 +43,8 @@ pub(super) struct Disk {
     files: BTreeMap<String, File>,
     ops: BTreeMap<u64, DiskOp>,
     op_count: u64,
+    /// Small facts that are durable at once.
+    notes: BTreeMap<String, u32>,
 }
 
 fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
@@ -86,6 +88,22 @@ impl File {
 impl Disk {
     pub(super) fn create(&mut self, name: &str) {
         self.files.entry(name.into()).or_default();
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.files.remove(name);
+    }
+
+    pub(super) fn note(&self, name: &str) -> Option<u32> {
+        self.notes.get(name).copied()
+    }
+
+    pub(super) fn set_note(&mut self, name: String, value: u32) {
+        self.notes.insert(name, value);
     }
 
     pub(super) fn durable(&self, name: &str) -> Vec<u8> {

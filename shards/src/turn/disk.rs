@@ -10,7 +10,7 @@ use crate::gateway::Gateway;
 use crate::log::scan::{self, Found, ScanError};
 use crate::log::{Log, LogPlan};
 use heronry_engine::log::Place;
-use heronry_engine::{AgentId, Nanos};
+use heronry_engine::{AgentId, AgentKey, Nanos, TenantId};
 use std::rc::Rc;
 
 /// Why a shard's loop ended although nobody asked it to.
@@ -38,7 +38,22 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             self.report_found(&found, took);
             self.begin_log(plan, end);
         }
-        for (tenant, key) in std::mem::take(&mut self.past) {
+        let past = std::mem::take(&mut self.past);
+        if self.log.is_some() {
+            // Whoever was told that they are on disk finds them; the others may make them anew.
+            let is_gone = |(tenant, key): &(TenantId, AgentKey)| {
+                self.partition.key_of(key.id(*tenant)).is_none()
+            };
+            let gone_count = past.iter().filter(|agent| is_gone(agent)).count();
+            if gone_count > 0 {
+                (self.plan.report)(format_args!(
+                    "shard {}: {gone_count} agents that had just been made were not on disk yet",
+                    self.me.0
+                ));
+            }
+            return Ok(());
+        }
+        for (tenant, key) in past {
             self.partition.lose(std::iter::once(key), tenant);
         }
         let lost_count = self.partition.counters().lost;

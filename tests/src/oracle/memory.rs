@@ -5,7 +5,7 @@
 //!     and happens to leave its pages too; see [`Memory::looks_like`].
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::sync::Arc;
 
 const PAGE: usize = 4096;
 /// Equal bytes between two differing ones that are listed along with them when they are fewer.
@@ -14,8 +14,8 @@ const GAP: u64 = heronry_engine::image::DIFF_GAP_BYTES;
 /// One image.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    bytes: Rc<Vec<u8>>,
-    pages: Rc<BTreeSet<usize>>,
+    bytes: Arc<Vec<u8>>,
+    pages: Arc<BTreeSet<usize>>,
     /// Names the pages' present contents; 0 when there is none.
     root: u64,
 }
@@ -23,7 +23,7 @@ pub struct Memory {
 impl Memory {
     /// `len` zeros without a page.
     pub fn zeros(len: usize) -> Memory {
-        Memory { bytes: Rc::new(vec![0; len]), ..Memory::default() }
+        Memory { bytes: Arc::new(vec![0; len]), ..Memory::default() }
     }
 
     /// All bytes.
@@ -77,14 +77,14 @@ impl Memory {
         if bytes.is_empty() {
             return;
         }
-        let whole = Rc::make_mut(&mut self.bytes);
+        let whole = Arc::make_mut(&mut self.bytes);
         if end > whole.len() {
             whole.resize(end, 0);
         }
         for page in start / PAGE..=(end - 1) / PAGE {
             let run = start.max(page * PAGE)..end.min((page + 1) * PAGE);
             if whole[run.clone()] != bytes[run.start - start..run.end - start] {
-                Rc::make_mut(&mut self.pages).insert(page);
+                Arc::make_mut(&mut self.pages).insert(page);
                 self.root = root;
             }
         }
@@ -94,7 +94,7 @@ impl Memory {
     /// Cuts or grows; `root` names what it becomes if a page changes.
     pub fn resize(&mut self, len: usize, root: u64) {
         let old_len = self.len();
-        let whole = Rc::make_mut(&mut self.bytes);
+        let whole = Arc::make_mut(&mut self.bytes);
         if len < old_len {
             let page_end = len.next_multiple_of(PAGE);
             let tail = &whole[len..page_end.min(old_len)];
@@ -104,7 +104,7 @@ impl Memory {
                 self.root = root;
             }
             if dropped {
-                Rc::make_mut(&mut self.pages).retain(|page| *page < kept);
+                Arc::make_mut(&mut self.pages).retain(|page| *page < kept);
             }
             if self.pages.is_empty() {
                 self.root = 0;

@@ -38,6 +38,8 @@ pub struct Author {
     rng: Rng,
     /// Whether messages may wait on held agents: not where a short pipeline would stop the RESUME.
     held: bool,
+    /// Whether the node has a log.
+    log: bool,
     written: u64,
 }
 
@@ -67,8 +69,8 @@ impl Batch {
 
 impl Author {
     /// The author of client `me`.
-    pub fn new(me: usize, seed: u64, held: bool) -> Author {
-        Author { me, rng: Rng::with_seed(seed), held, written: 0 }
+    pub fn new(me: usize, seed: u64, held: bool, log: bool) -> Author {
+        Author { me, rng: Rng::with_seed(seed), held, log, written: 0 }
     }
 
     /// Random numbers for the client's other choices.
@@ -423,7 +425,8 @@ impl Author {
             Command::new("", Op::Raw { words, refused })
         };
         let long = "x".repeat(300);
-        let command = match self.rng.u8(..18) {
+        let choice = self.rng.u8(..18);
+        let command = match if choice == 9 && self.log { 0 } else { choice } {
             0 => raw(&["PING"], None),
             1 => raw(&["ECHO", "hello"], None),
             2 => raw(&["AGENT.SEND", &key], Some("ERR")),

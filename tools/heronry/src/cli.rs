@@ -4,7 +4,7 @@
 //! Not: what a command does.
 //! A1  the nouns and verbs are those of the Redis commands; an option is named as its word there.
 
-use crate::address::{Address, BadAddress};
+use crate::address::{Address, BadAddress, DEFAULT_DATA_DIR};
 use clap::{Args, Parser, Subcommand};
 use heronry_engine::verb::Language;
 use std::net::IpAddr;
@@ -67,6 +67,9 @@ pub enum Command {
     /// Shards of the node
     #[command(subcommand)]
     Shard(ShardCommand),
+    /// Check, print and mend the logs of a data folder, read without its node
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Check what this host offers a node, and how to improve it
     Doctor,
     /// Compile, show, compare and check config files
@@ -346,6 +349,43 @@ fn language(text: &str) -> Result<Language, String> {
 pub enum ShardCommand {
     /// List the shards with their state and counters
     List,
+}
+
+/// What can be done with the logs of a data folder.
+#[derive(Subcommand, Debug)]
+pub enum LogCommand {
+    /// Check every batch, every record and every agent's chain; exit status 1 if one is damaged
+    Verify(LogOptions),
+    /// Print a line per batch and per record, from the first that a start reads; with --json each
+    /// line is a JSON value
+    Dump(LogOptions),
+    /// Segments, live and dead bytes, chains, records by kind
+    Stats(LogOptions),
+    /// Say what going on without the damaged part would cost, and with --yes do it
+    ///
+    /// Agents stay as they were before the damage, unless whole batches after it hold them anew:
+    /// no change is put on a state that it was not made from. What is kept is written as a new
+    /// index, with which the next start begins. All old segments are kept in the folder
+    /// damaged-TIME beside them.
+    Repair {
+        /// Which logs
+        #[command(flatten)]
+        options: LogOptions,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which logs.
+#[derive(Args, Clone, Debug)]
+pub struct LogOptions {
+    /// Data folder of the node
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    pub data: PathBuf,
+    /// Only the log of this shard
+    #[arg(long, value_name = "N")]
+    pub shard: Option<u16>,
 }
 
 /// What can be done with config files. Each takes TOML or a compiled file.

@@ -8,7 +8,7 @@
 use crate::cli::{Cli, Command, ShardCommand};
 use crate::link::{Raised, Refused};
 use crate::output::{Output, read_or_unread};
-use crate::{agent, bench, config, doctor, manual, node, shard, template, template_build, top};
+use crate::{agent, bench, config, doctor, log, manual, node, shard, template, template_build, top};
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -69,6 +69,7 @@ fn perform(cli: Cli) -> Result<()> {
         Command::Agent(command) => agent::run(global, &command, output),
         Command::Template(command) => template::run(global, &command, output),
         Command::Shard(ShardCommand::List) => shard::list(global, output),
+        Command::Log(command) => log::run(&command, output),
         Command::Doctor => doctor::run(output),
         Command::Config(command) => config::run(&command, output),
         Command::Bench(args) => bench::run(args, output),

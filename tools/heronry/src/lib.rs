@@ -13,6 +13,7 @@ pub mod demo;
 pub mod dispatch;
 pub mod doctor;
 pub mod link;
+pub mod log;
 pub mod manual;
 mod map;
 pub mod node;

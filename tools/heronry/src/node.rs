@@ -164,8 +164,14 @@ impl Drop for SocketFile {
     }
 }
 
+/// Whether a node holds the lock of the data folder; nothing is made there.
+pub(crate) fn is_running(data_dir: &Path) -> bool {
+    let lock = File::open(data_dir.join("lock"));
+    lock.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// One node per data folder.
-fn lock(data_dir: &Path) -> Result<File> {
+pub(crate) fn lock(data_dir: &Path) -> Result<File> {
     let path = data_dir.join("lock");
     let mut file = File::options()
         .create(true)

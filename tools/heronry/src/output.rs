@@ -2,7 +2,8 @@
 //!
 //! Owns: how a reply looks. A list of maps is a table, a map a list of names and values, anything
 //! else a line each.  Not: which reply it is.
-//! O1  with `--json` exactly one JSON value is printed, whatever the command.
+//! O1  with `--json` exactly one JSON value is printed, whatever the command; `log dump`, whose
+//!     output has no bound, prints one a line.
 //! O2  a reader that goes away (`| head`) ends the output, and is no error; any other failure to
 //!     write names standard output.
 //! O3  standard error is one JSON value with `--json`, text without.

@@ -1,0 +1,123 @@
+//! Survey: what a log says, for those that look at it without serving its agents.
+//!
+//! Owns: the heads of records, chains as a recovery has found them, cutting one.  Not: reading
+//! files, choosing what to keep (`heronry log`).
+//! U1  a chain that is cut is one that its agent had: it ends with a record of its own.
+
+use super::Partition;
+use super::journal::Chain;
+use super::replay::read_origin;
+use crate::agent::Residence;
+use crate::id::{AgentId, TenantId};
+use crate::key::AgentKey;
+use crate::log::record::Identity;
+use crate::log::wire::Reader;
+use crate::log::{Kind, Place, Record, RecordError};
+use std::rc::Rc;
+
+/// What the beginning of a record says of its agent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Heading {
+    /// Tenant and key: in a whole record, a fork, a stub.
+    pub owner: Option<(TenantId, AgentKey)>,
+    /// Whose branch it is made as, in a fork.
+    pub from: Option<AgentId>,
+    /// Whether the agent awaits something, in a record of a chain or a stub.
+    pub pending: bool,
+    /// The chain that a stub holds.
+    pub places: Vec<Place>,
+}
+
+impl Record<'_> {
+    /// What its beginning says; empty for a kind that says nothing. The first piece of a record
+    /// that is longer than one may be is enough.
+    pub fn heading(&self) -> Result<Heading, RecordError> {
+        let mut reader = Reader::new(self.body);
+        let mut heading = Heading::default();
+        if matches!(self.kind, Kind::Whole | Kind::Fork | Kind::Stub) {
+            let Identity { tenant, key, .. } = Identity::read(&mut reader)?;
+            if key.id(tenant) != self.id {
+                return Err(RecordError::BadKey);
+            }
+            heading.owner = Some((tenant, key));
+        }
+        match self.kind {
+            Kind::Whole | Kind::Change => heading.pending = reader.flag()?,
+            Kind::Fork => {
+                heading.from = Some(read_origin(&mut reader)?.0);
+                heading.pending = reader.flag()?;
+            }
+            Kind::Stub => {
+                let chain = read_stub(&mut reader)?;
+                heading.pending = chain.pending;
+                heading.places = Rc::unwrap_or_clone(chain.places);
+            }
+            _ => {}
+        }
+        Ok(heading)
+    }
+}
+
+/// What a stub says after its identity.
+pub(super) fn read_stub(reader: &mut Reader<'_>) -> Result<Chain, RecordError> {
+    let pending = reader.flag()?;
+    let whole_bytes = reader.number()?;
+    let change_bytes = reader.number()?;
+    let mut places = Vec::new();
+    for _ in 0..reader.count()? {
+        places.push(Place {
+            segment: reader.small("a segment")?,
+            offset: reader.small("an offset")?,
+            len_bytes: reader.small("a length")?,
+        });
+    }
+    Ok(Chain { places: Rc::new(places), whole_bytes, change_bytes, pending })
+}
+
+/// An agent's chain.
+#[derive(Clone, Debug)]
+pub struct ChainView<'a> {
+    /// Whose.
+    pub id: AgentId,
+    /// Under whom it lives.
+    pub tenant: TenantId,
+    /// Its key.
+    pub key: &'a AgentKey,
+    /// Its records, oldest first.
+    pub places: &'a [Place],
+}
+
+impl Partition {
+    /// All chains there are, in no order that means something.
+    pub fn chains(&self) -> impl Iterator<Item = ChainView<'_>> {
+        self.agents.iter().filter_map(|(_, agent)| {
+            let chain = agent.logged.as_deref()?;
+            let (id, tenant, key) = (agent.id, agent.tenant, &agent.key);
+            Some(ChainView { id, tenant, key, places: &chain.places })
+        })
+    }
+
+    /// Places of an agent's records, oldest first.
+    pub fn chain_places(&self, id: AgentId) -> Option<&[Place]> {
+        let slot = self.agents.find(id)?;
+        Some(&self.agents[slot].logged.as_deref()?.places)
+    }
+
+    /// Makes the first `count` records an agent's chain, of which the last says `pending`; with 0
+    /// there is no such agent any more. For a recovery that has not ended: the agent is in the log
+    /// only, and has no branches yet. Panics when it is not there or has fewer records, or when its
+    /// whole record would not be kept (U1).
+    pub fn cut_chain(&mut self, id: AgentId, count: usize, pending: bool) {
+        let slot = self.agents.find(id).expect("U1: a chain is cut that is there");
+        assert!(self.agents[slot].residence == Residence::Cold, "U1: it is in memory");
+        if count == 0 {
+            return self.remove_cold(slot);
+        }
+        let old = self.agents[slot].logged.as_deref().expect("U1: what is cold is in the log");
+        let places = old.places[..count].to_vec();
+        let whole_bytes = old.whole_bytes;
+        let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
+        let change_bytes = bytes.checked_sub(whole_bytes).expect("U1: its whole record is kept");
+        self.set_chain(slot, Chain { places: Rc::new(places), whole_bytes, change_bytes, pending });
+    }
+}
