@@ -7,10 +7,12 @@ use crate::compare::{self, CompareArgs};
 use crate::context::{self, Context};
 use crate::create::{self, CreateArgs};
 use crate::cycle::Operation;
+use crate::durable::{self, DurableArgs};
 use crate::hop::{self, HopArgs};
 use crate::machine::Cores;
 use crate::messages::{self, MessagesArgs};
 use crate::promises::{self, PromisesArgs};
+use crate::recover::{self, RecoverArgs};
 use crate::replay::{self, ReplayArgs};
 use crate::report::Report;
 use crate::sandbox::density::{self, DensityArgs, ShardArgs};
@@ -18,6 +20,7 @@ use crate::sandbox::speculate::{self, SpeculateArgs};
 use crate::sandbox::{self, SandboxArgs};
 use crate::scaling::{self, ScalingArgs, WorkerArgs};
 use crate::seal::{self, CycleArgs};
+use crate::tiers::{self, TiersArgs};
 use crate::{drivers, peers, pipeline, plot};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -82,6 +85,12 @@ enum Scenario {
     Drivers(MessagesArgs),
     /// The work of messages and pipeline beside Redis
     Peers(MessagesArgs),
+    /// The work of messages with every reply on disk, beside Redis that syncs every write
+    Durable(DurableArgs),
+    /// Kill a node, start it on its data: first reply, every agent's reply; beside Redis
+    Recover(RecoverArgs),
+    /// Python agents live, in memory and on disk: who answers, and how soon
+    Tiers(TiersArgs),
     /// Replay a recorded trace and verify every image
     Replay(ReplayArgs),
     /// Every promised figure beside its limit
@@ -130,20 +139,28 @@ pub fn run(args: BenchArgs, json: bool) -> anyhow::Result<()> {
         Scenario::Create(scenario) => create::run(&context, scenario)?,
         Scenario::Drivers(scenario) => drivers::run(&context, scenario)?,
         Scenario::Peers(scenario) => peers::run(&context, scenario)?,
-        Scenario::Replay(scenario) => return run_replay(&args, &context, scenario, json),
+        Scenario::Durable(scenario) => durable::run(&context, scenario)?,
+        Scenario::Recover(scenario) => {
+            return publish_verified(&args, recover::run(&context, scenario)?, json);
+        }
+        Scenario::Tiers(scenario) => {
+            return publish_verified(&args, tiers::run(&context, scenario)?, json);
+        }
+        Scenario::Replay(scenario) => {
+            return publish_verified(&args, replay::run(&context, scenario)?, json);
+        }
         Scenario::Promises(scenario) => return promises::run(&context, scenario, json),
         Scenario::Compare(scenario) => return compare::run(scenario, json),
     };
     publish(&args, &report, json)
 }
 
-fn run_replay(
+/// Publishes a report and the lines that say what was verified, then fails if any differs (A1).
+fn publish_verified(
     args: &BenchArgs,
-    context: &Context,
-    scenario: &ReplayArgs,
+    (mut report, lines): (Report, Vec<String>),
     json: bool,
 ) -> anyhow::Result<()> {
-    let (mut report, lines) = replay::run(context, scenario)?;
     if json {
         lines.iter().for_each(|line| report.note(line.clone()));
     }
@@ -152,7 +169,7 @@ fn run_replay(
         lines.iter().for_each(|line| println!("{line}"));
     }
     let wrong = lines.iter().any(|line| replay::is_mismatch(line));
-    anyhow::ensure!(!wrong, "images differ from the trace");
+    anyhow::ensure!(!wrong, "agents differ from what they must be");
     Ok(())
 }
 
@@ -200,5 +217,8 @@ mod tests {
         assert!(Program::try_parse_from(["bench", "hop", "--seconds", "0"]).is_err());
         let replay = ["bench", "replay", "--trace", "x", "--format", "tau-bench", "--speed", "2"];
         assert!(Program::try_parse_from(replay).is_ok());
+        let recover = ["bench", "recover", "--agents", "1000000", "--python", "0"];
+        assert!(Program::try_parse_from(recover).is_ok());
+        assert!(Program::try_parse_from(["bench", "tiers", "--agents", "2"]).is_err());
     }
 }

@@ -34,6 +34,7 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
     anyhow::ensure!(!nodes.is_empty(), "no driver starts here: {}", report.notes.join("; "));
     let _pinned = sys::Pinned::to(context.cores.client)?;
     let bar = context.progress("drivers", (SHAPES.len() * nodes.len() * context.repeat) as u64);
+    let mut round = 0;
     for shape in SHAPES {
         let mut rates = vec![Vec::new(); nodes.len()];
         let mut p50s = vec![Vec::new(); nodes.len()];
@@ -43,7 +44,8 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
             for (at, (_, node)) in nodes.iter().enumerate() {
                 let plan =
                     Plan::closed(node.addr(), shape.connections, shape.depth, context.seconds);
-                let outcome = load::run(&plan, &mut Work::Send.encode(args.agents))?.flawless()?;
+                let mut requests = Work::Send.encode(args.agents, round);
+                let outcome = load::run(&plan, &mut requests)?.flawless()?;
                 context::check_interrupt()?;
                 rates[at].push(outcome.per_second());
                 p50s[at].push(outcome.latency.us_at(50.0));
@@ -51,6 +53,7 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
                 latencies[at].add(&outcome.latency);
                 bar.inc(1);
             }
+            round += 1;
         }
         for (at, (runtime, _)) in nodes.iter().enumerate() {
             let name = |what| format!("{}/{runtime}/{what}", shape.name());

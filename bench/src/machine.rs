@@ -112,6 +112,13 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     stat_ticks(&stat) as f64 / sys::page_bytes_and_ticks().1 as f64
 }
 
+/// Whether a process lives; one that has ended and is not reaped yet does not.
+pub fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
 /// A process and all its living descendants.
 pub fn family(pid: u32) -> Vec<u32> {
     let mut pids = vec![pid];
@@ -162,5 +169,6 @@ mod tests {
         assert!(resident_bytes(std::process::id()) > 0);
         assert!(family(std::process::id()).contains(&std::process::id()));
         assert!(Machine::read().memory_bytes > 0);
+        assert!(is_running(std::process::id()) && !is_running(u32::MAX));
     }
 }

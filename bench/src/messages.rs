@@ -4,6 +4,8 @@
 //! G1  every contestant does the same bytes of work per request: 100 read, 100 written, on a
 //!     random one of the same number of 64 KiB values; `overwrite` reads nothing and is stricter.
 //! G2  requests are encoded before the clock starts.
+//! G3  every request changes its 100 bytes: none repeats what the slot holds, so that no contestant
+//!     is spared the work of a change.
 
 use crate::context::Context;
 use crate::link::{Addr, Link};
@@ -21,8 +23,8 @@ const TEXT_BYTES: usize = 100;
 const SLOT_COUNT: usize = 256;
 /// Bytes between two slots.
 const SLOT_BYTES: usize = 128;
-/// Different requests that are encoded beforehand.
-const ENCODED_COUNT: usize = 4096;
+/// Agent and slot pairs that are encoded beforehand, each with two texts in turn.
+const PAIR_COUNT: usize = 8192;
 /// Commands in flight while agents are made.
 const PREPARE_DEPTH: usize = 64;
 
@@ -46,6 +48,8 @@ pub struct MessagesArgs {
 pub enum Work {
     /// `AGENT.SEND notebook/N "set SLOT TEXT"`, which replies the slot's previous text.
     Send,
+    /// The same with `ACK durable`.
+    SendDurable,
     /// Redis: one `EVALSHA` of a script with GETRANGE and SETRANGE.
     Script {
         /// Digest of the script.
@@ -58,27 +62,39 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether a node of ours does it.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Work::Send | Work::SendDurable)
+    }
+
     /// Replies that one request brings.
     pub fn replies_per_request(&self) -> u32 {
         if *self == Work::Pair { 2 } else { 1 }
     }
 
     /// Requests in random order over `agents` agents (G2); the same seed for every contestant.
-    pub fn encode(&self, agents: u32) -> Encoded {
+    /// Each round on one server has a number of its own (G3).
+    pub fn encode(&self, agents: u32, round: usize) -> Encoded {
         let mut random = fastrand::Rng::with_seed(2);
-        Encoded::new(ENCODED_COUNT, |n, out| {
+        Encoded::new(2 * PAIR_COUNT, |n, out| {
+            if n == PAIR_COUNT {
+                random.seed(2);
+            }
             let agent = random.u32(0..agents);
             let slot = random.usize(0..SLOT_COUNT);
-            let text = [b'a' + (n % 26) as u8; TEXT_BYTES];
+            let text = text_of(n, round);
             let offset = (slot * SLOT_BYTES).to_string();
             let key = format!("value:{agent}");
             let (key, offset) = (key.as_bytes(), offset.as_bytes());
             match self {
-                Work::Send => {
+                Work::Send | Work::SendDurable => {
                     let key = format!("notebook/{agent}");
                     let mut payload = format!("set {slot} ").into_bytes();
                     payload.extend_from_slice(&text);
-                    wire::command(out, &[b"AGENT.SEND", key.as_bytes(), &payload]);
+                    let parts: [&[u8]; 5] =
+                        [b"AGENT.SEND", key.as_bytes(), &payload, b"ACK", b"durable"];
+                    let part_count = if *self == Work::SendDurable { 5 } else { 3 };
+                    wire::command(out, &parts[..part_count]);
                 }
                 Work::Script { digest } => {
                     wire::command(out, &[b"EVALSHA", digest, b"1", key, offset, &text]);
@@ -92,6 +108,13 @@ impl Work {
             }
         })
     }
+}
+
+/// The text of request `n` of a round: letters that are random, but the same in every run. When a
+/// round comes round again, the other half of it has been there in between (G3).
+fn text_of(n: usize, round: usize) -> [u8; TEXT_BYTES] {
+    let mut random = fastrand::Rng::with_seed((2 * PAIR_COUNT * round + n) as u64);
+    std::array::from_fn(|_| random.alphanumeric() as u8)
 }
 
 /// Makes the agents on a node.
@@ -142,12 +165,23 @@ mod tests {
     use crate::load::Requests;
 
     #[test]
+    fn g3_no_two_requests_of_any_rounds_write_the_same() {
+        let rounds = 0..3;
+        let all = rounds.flat_map(|round| (0..2 * PAIR_COUNT).map(move |n| text_of(n, round)));
+        let mut texts: Vec<_> = all.collect();
+        texts.sort_unstable();
+        texts.dedup();
+        assert_eq!(texts.len(), 3 * 2 * PAIR_COUNT);
+    }
+
+    #[test]
     fn g1_every_contestant_encodes_whole_commands_of_the_same_payload() {
         let digest = vec![b'd'; 40];
-        for work in [Work::Send, Work::Script { digest }, Work::Pair, Work::Overwrite] {
-            let mut requests = work.encode(10);
+        let theirs = [Work::Script { digest }, Work::Pair, Work::Overwrite];
+        for work in [Work::Send, Work::SendDurable].into_iter().chain(theirs) {
+            let mut requests = work.encode(10, 0);
             let mut out = Vec::new();
-            for _ in 0..ENCODED_COUNT + 1 {
+            for n in 0..2 * PAIR_COUNT + 1 {
                 out.clear();
                 requests.append(0, &mut out);
                 let mut commands = 0;
@@ -158,7 +192,8 @@ mod tests {
                     commands += 1;
                 }
                 assert_eq!(commands, work.replies_per_request());
-                assert!(out.windows(TEXT_BYTES).any(|w| w.iter().all(|b| *b == w[0])));
+                let text = text_of(n % (2 * PAIR_COUNT), 0);
+                assert!(out.windows(TEXT_BYTES).any(|window| window == text));
             }
         }
     }

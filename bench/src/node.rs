@@ -1,16 +1,19 @@
-//! A real node as a scenario's child: started, waited for, pinned, stopped, reaped.
+//! A real node as a scenario's child: started, waited for, pinned, stopped or killed, reaped.
 //!
-//! Owns: the process and its temporary data folder.  Not: what is sent to it.
+//! Owns: the process and its temporary folder.  Not: what is sent to it, data folders that callers
+//! keep.
 //! Q1  the node is stopped and reaped when the value is dropped, also by a panic.
 //! Q2  a node that does not say `ready:` in time fails with what it printed last.
+//! Q3  a killed node leaves no process and no listener behind, so the next one may have its data
+//!     folder at once.
 
 use crate::context::{self, Context};
-use crate::link::Addr;
+use crate::link::{Addr, Link};
 use crate::{machine, sys};
 use anyhow::{Context as _, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -19,6 +22,8 @@ use std::time::{Duration, Instant};
 const READY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for a clean stop before the node is killed.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Pause between two looks at what a killed node leaves behind.
+const KILL_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Lines of the node's own words shown when it fails.
 const TAIL_LINES: usize = 15;
 
@@ -62,19 +67,36 @@ pub struct Ready {
 pub struct Node {
     child: Child,
     ready: Ready,
+    started_at: Instant,
     // Removed after the process has ended: fields drop in order, and `Drop` reaps first.
     _dir: tempfile::TempDir,
 }
 
 impl Node {
-    /// Starts `plan` and waits until it is ready (Q2).
+    /// Starts `plan` with a data folder that is gone after it, and waits until it is ready (Q2).
     pub fn start(context: &Context, plan: &NodePlan) -> anyhow::Result<Node> {
+        let dir = scratch()?;
+        let data = dir.path().join("data");
+        Node::launch(context, plan, &data, dir)
+    }
+
+    /// Starts `plan` on a data folder of the caller's, made if there is none, which stays as the
+    /// node leaves it; waits until it is ready (Q2).
+    pub fn start_on(context: &Context, plan: &NodePlan, data: &Path) -> anyhow::Result<Node> {
+        Node::launch(context, plan, data, scratch()?)
+    }
+
+    fn launch(
+        context: &Context,
+        plan: &NodePlan,
+        data: &Path,
+        dir: tempfile::TempDir,
+    ) -> anyhow::Result<Node> {
         context::check_interrupt()?;
-        let dir = tempfile::Builder::new().prefix("heronry-bench-").tempdir()?;
         let errors_path = dir.path().join("stderr.txt");
         let mut command = Command::new(&context.node_exe);
         command.arg("up").args(["--port", "0", "--shards"]).arg(plan.shards.to_string());
-        command.arg("--data").arg(dir.path().join("data"));
+        command.arg("--data").arg(data);
         // Scenarios measure memory unless they say that they measure the disk.
         if !plan.set.iter().any(|setting| setting.starts_with("log.")) {
             command.args(["--set", "log.enabled=false"]);
@@ -85,12 +107,13 @@ impl Node {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors_path)?);
         sys::confine(&mut command, &plan.cpus, libc::SIGTERM);
         let named = || format!("cannot start {} up", context.node_exe.display());
+        let started_at = Instant::now();
         let mut child = command.spawn().with_context(named)?;
         let lines = child.stdout.take().map(read_lines);
         let mut starting = Starting { child: Some(child), said: Vec::new(), errors_path };
         let ready = starting.wait_ready(&lines.context("the node's output is not piped")?)?;
         let child = starting.child.take().context("the node is gone")?;
-        Ok(Node { child, ready, _dir: dir })
+        Ok(Node { child, ready, started_at, _dir: dir })
     }
 
     /// Its TCP address.
@@ -101,6 +124,11 @@ impl Node {
     /// Its Unix socket.
     pub fn unix(&self) -> Addr {
         self.ready.unix.clone()
+    }
+
+    /// When its process was made.
+    pub fn started_at(&self) -> Instant {
+        self.started_at
     }
 
     /// Shards it has.
@@ -127,6 +155,28 @@ impl Node {
     pub fn stop(mut self) -> anyhow::Result<()> {
         let status = stop(&mut self.child).context("the node did not stop")?;
         anyhow::ensure!(status.success(), "the node ended with {status}");
+        Ok(())
+    }
+
+    /// Kills all its processes with SIGKILL, as a crash would, and waits until they are gone (Q3).
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        let pids = self.pids();
+        // The first is the supervisor, so that nobody restarts the others.
+        for pid in &pids {
+            // One that has ended with the supervisor is as good as killed.
+            let _ = sys::signal(*pid, libc::SIGKILL);
+        }
+        self.child.wait()?;
+        let give_up_at = Instant::now() + STOP_WAIT_MAX;
+        while let Some(pid) = pids.iter().find(|pid| machine::is_running(**pid)) {
+            anyhow::ensure!(Instant::now() < give_up_at, "process {pid} of the node is not gone");
+            std::thread::sleep(KILL_LOOK_EVERY);
+        }
+        // The kernel ends an io_uring, and with it a listener, a while after its process.
+        while Link::connect(&self.ready.unix).is_ok() {
+            anyhow::ensure!(Instant::now() < give_up_at, "the killed node's socket still listens");
+            std::thread::sleep(KILL_LOOK_EVERY);
+        }
         Ok(())
     }
 }
@@ -180,6 +230,10 @@ impl Drop for Starting {
             stop(child);
         }
     }
+}
+
+fn scratch() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("heronry-bench-").tempdir()
 }
 
 /// Interrupts, waits, kills if it must, reaps (Q1). Public to the crate for other children.

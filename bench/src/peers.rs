@@ -31,12 +31,17 @@ impl Shape {
 }
 
 /// One side of the comparison, ready to be measured.
-struct Contestant {
-    name: &'static str,
-    addr: Addr,
-    work: Work,
+pub struct Contestant {
+    /// Its name in figures.
+    pub name: &'static str,
+    /// Its server.
+    pub addr: Addr,
+    /// Its words for the work.
+    pub work: Work,
     /// Processes of the server.
-    pids: Vec<u32>,
+    pub pids: Vec<u32>,
+    /// Rounds that it has run, over all shapes.
+    pub round_count: usize,
 }
 
 /// What one contestant gave, round by round.
@@ -76,49 +81,68 @@ pub fn measure(
         messages::prepare_node(&node.addr(), args.agents)?;
         let addr = if args.unix && !with_redis { node.unix() } else { node.addr() };
         let pids = node.pids();
-        contestants.push(Contestant { name, addr, work: Work::Send, pids });
+        contestants.push(Contestant { name, addr, work: Work::Send, pids, round_count: 0 });
     }
     match &redis {
-        Some(redis) => contestants.extend(redis_contestants(redis, args, &mut report)?),
+        Some(redis) => {
+            let theirs = redis_contestants(redis, args.agents, "no persistence", &mut report)?;
+            contestants.extend(theirs);
+        }
         None if with_redis => report.note(redis::ABSENT),
         None => {}
     }
-    let _pinned = sys::Pinned::to(context.cores.client)?;
-    let steps = shapes.len() * contestants.len() * context.repeat;
-    let bar = context.progress(scenario, steps as u64);
-    for shape in shapes {
-        let mut rounds: Vec<Rounds> = contestants.iter().map(|_| Rounds::default()).collect();
-        for _ in 0..context.repeat {
-            for (contestant, rounds) in contestants.iter().zip(&mut rounds) {
-                context::check_interrupt()?;
-                bar.set_message(format!("{} {}", contestant.name, shape.name()));
-                one_round(context, args, contestant, *shape, rounds)?;
-                bar.inc(1);
-            }
-        }
-        publish(&mut report, *shape, &contestants, &rounds);
-    }
-    bar.finish_and_clear();
+    interleave(context, args.agents, shapes, &mut contestants, &mut report)?;
     drop(redis);
     parked.stop()?;
     spinning.stop()?;
     Ok(report)
 }
 
-fn redis_contestants(
+/// Runs `shapes` on `agents` agents of every contestant in turn (F1) and publishes what they gave.
+pub fn interleave(
+    context: &Context,
+    agents: u32,
+    shapes: &[Shape],
+    contestants: &mut [Contestant],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let _pinned = sys::Pinned::to(context.cores.client)?;
+    let steps = shapes.len() * contestants.len() * context.repeat;
+    let bar = context.progress(&report.scenario, steps as u64);
+    for shape in shapes {
+        let mut rounds: Vec<Rounds> = contestants.iter().map(|_| Rounds::default()).collect();
+        for _ in 0..context.repeat {
+            for (contestant, rounds) in contestants.iter_mut().zip(&mut rounds) {
+                context::check_interrupt()?;
+                bar.set_message(format!("{} {}", contestant.name, shape.name()));
+                one_round(context, agents, contestant, *shape, rounds)?;
+                bar.inc(1);
+            }
+        }
+        publish(report, *shape, contestants, &rounds);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Makes the values on Redis, which keeps what `kept` says; the three ways it can do the work (F2).
+pub fn redis_contestants(
     redis: &Redis,
-    args: &MessagesArgs,
+    agents: u32,
+    kept: &str,
     report: &mut Report,
 ) -> anyhow::Result<Vec<Contestant>> {
-    messages::prepare_redis(&redis.addr(), args.agents)?;
+    messages::prepare_redis(&redis.addr(), agents)?;
     report.note(format!(
-        "redis {}, no persistence. script: EVALSHA of GETRANGE + SETRANGE; pair: both in one \
+        "redis {}, {kept}. script: EVALSHA of GETRANGE + SETRANGE; pair: both in one \
          pipeline, not atomic; overwrite: SETRANGE alone, reads nothing",
         redis.version()
     ));
     let script = Work::Script { digest: redis.load_script()? };
-    let contestant =
-        |name, work| Contestant { name, addr: redis.addr(), work, pids: vec![redis.pid()] };
+    let contestant = |name, work| {
+        let (addr, pids) = (redis.addr(), vec![redis.pid()]);
+        Contestant { name, addr, work, pids, round_count: 0 }
+    };
     Ok(vec![
         contestant("redis-script", script),
         contestant("redis-pair", Work::Pair),
@@ -128,15 +152,16 @@ fn redis_contestants(
 
 fn one_round(
     context: &Context,
-    args: &MessagesArgs,
-    contestant: &Contestant,
+    agents: u32,
+    contestant: &mut Contestant,
     shape: Shape,
     rounds: &mut Rounds,
 ) -> anyhow::Result<()> {
     let addr = contestant.addr.clone();
     let mut plan = Plan::closed(addr, shape.connections, shape.depth, context.seconds);
     plan.replies_per_request = contestant.work.replies_per_request();
-    let mut requests = contestant.work.encode(args.agents);
+    let mut requests = contestant.work.encode(agents, contestant.round_count);
+    contestant.round_count += 1;
     let cpu_seconds = || contestant.pids.iter().map(|pid| machine::cpu_seconds(*pid)).sum::<f64>();
     let cpu_before = cpu_seconds();
     let outcome = load::run(&plan, &mut requests)?.flawless()?;
@@ -163,8 +188,8 @@ fn publish(report: &mut Report, shape: Shape, contestants: &[Contestant], rounds
         report.curves.push(rounds.latency.curve(format!("{shape_name}/{}", contestant.name)));
     }
     let sides = || contestants.iter().zip(rounds);
-    for (ours, our_rounds) in sides().filter(|(side, _)| side.work == Work::Send) {
-        for (peer, peer_rounds) in sides().filter(|(side, _)| side.work != Work::Send) {
+    for (ours, our_rounds) in sides().filter(|(side, _)| side.work.is_ours()) {
+        for (peer, peer_rounds) in sides().filter(|(side, _)| !side.work.is_ours()) {
             let name = |what: &str| format!("{shape_name}/{}:{}/{what}", ours.name, peer.name);
             let rate = ratios(&our_rounds.per_second, &peer_rounds.per_second);
             report.figure(&name("rate"), "x", Better::Higher, rate);

@@ -35,7 +35,7 @@ pub fn half_load(
     report.note(format!("half load: one request at a time, evenly, shard with {spin}"));
     messages::prepare_node(&node.addr(), args.agents)?;
     let _pinned = sys::Pinned::to(context.cores.client)?;
-    let mut requests = Work::Send.encode(args.agents);
+    let mut requests = Work::Send.encode(args.agents, 0);
     let (mut rates, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new());
     let mut all = Latency::new();
     for _ in 0..context.repeat {

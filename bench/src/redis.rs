@@ -1,8 +1,10 @@
-//! Redis as a peer: started on a Unix socket or a free loopback port, no persistence, pinned.
+//! Redis as a peer: started on a free loopback port, pinned, in memory only or durable.
 //!
-//! Owns: the process, its folder, and Redis's words for the work of `messages`.
-//! Not: fairness of pinning and interleaving (`peers.rs`).
+//! Owns: the process, its scratch folder, and Redis's words for the work of `messages`.
+//! Not: fairness of pinning and interleaving (`peers.rs`), folders that callers keep.
 //! E1  absent Redis is a reason, not an error: scenarios go on and say `skipped: ...`.
+//! E2  durable is its append-only file with a sync before every reply, and no rewriting of it while
+//!     it is measured.
 
 use crate::context::{self, Context};
 use crate::link::{Addr, Link};
@@ -10,6 +12,7 @@ use crate::{node, sys, wire};
 use anyhow::Context as _;
 use std::io;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,11 @@ use std::time::{Duration, Instant};
 const READY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// What a report says when there is no Redis.
 pub const ABSENT: &str = "skipped: redis-server is not installed (apt-get install redis-server)";
+/// Settings of a Redis that keeps nothing.
+const IN_MEMORY: &[&str] = &["--appendonly", "no"];
+/// Settings of a durable one (E2).
+const DURABLE: &[&str] =
+    &["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"];
 /// 100 bytes read and overwritten at an offset, in one round trip and atomically.
 pub const SCRIPT: &str = "local old = redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[1] + 99) \
                           redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2]) return old";
@@ -27,27 +35,45 @@ pub struct Redis {
     child: Child,
     addr: Addr,
     version: String,
-    _dir: tempfile::TempDir,
+    started_at: Instant,
+    _scratch: Option<tempfile::TempDir>,
 }
 
 impl Redis {
-    /// Starts it pinned to `cpu`; `None` when it is not installed (E1).
+    /// Starts it pinned to `cpu`, in memory only; `None` when it is not installed (E1).
     pub fn start(_context: &Context, cpu: usize) -> anyhow::Result<Option<Redis>> {
-        context::check_interrupt()?;
         let dir = tempfile::Builder::new().prefix("heronry-bench-redis-").tempdir()?;
+        let folder = dir.path().to_owned();
+        Redis::launch(cpu, IN_MEMORY, &folder, Some(dir))
+    }
+
+    /// Starts it pinned to `cpu`, durable (E2), on a folder that exists and stays; `None` when it
+    /// is not installed (E1). It may still be loading.
+    pub fn start_on(cpu: usize, folder: &Path) -> anyhow::Result<Option<Redis>> {
+        Redis::launch(cpu, DURABLE, folder, None)
+    }
+
+    fn launch(
+        cpu: usize,
+        settings: &[&str],
+        folder: &Path,
+        _scratch: Option<tempfile::TempDir>,
+    ) -> anyhow::Result<Option<Redis>> {
+        context::check_interrupt()?;
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        command.args(["--port", &port.to_string(), "--dir"]).arg(dir.path());
+        command.args(["--bind", "127.0.0.1", "--save", ""]).args(settings);
+        command.args(["--port", &port.to_string(), "--dir"]).arg(folder);
         command.args(["--databases", "1", "--daemonize", "no", "--io-threads", "1"]);
-        command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
         sys::confine(&mut command, &[cpu], libc::SIGKILL);
+        let started_at = Instant::now();
         let child = match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.context("cannot start redis-server")?,
         };
         let addr = Addr::Tcp(([127, 0, 0, 1], port).into());
-        let mut redis = Redis { child, addr, version: String::new(), _dir: dir };
+        let mut redis = Redis { child, addr, version: String::new(), started_at, _scratch };
         redis.wait_ready()?;
         Ok(Some(redis))
     }
@@ -60,6 +86,18 @@ impl Redis {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// When its process was made.
+    pub fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
+    /// Kills it with SIGKILL, as a crash would, and waits until it is gone.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Its version.
@@ -92,7 +130,7 @@ impl Redis {
                 Err(error) if Instant::now() > give_up_at => {
                     return Err(error).context("redis-server did not answer");
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }

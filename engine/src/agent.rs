@@ -151,6 +151,8 @@ pub(crate) struct Agent {
     pub(crate) template: u16,
     pub(crate) residence: Residence,
     state: State,
+    /// Whether it is to be written whole once it is in memory.
+    pub(crate) rewrite: bool,
     /// Whether it was used since eviction last looked at it.
     pub(crate) used: bool,
     /// Its index in the list of changed agents; 0: not there.
@@ -190,6 +192,7 @@ impl Agent {
             template: birth.template,
             residence: Residence::Warm,
             state: State::Active,
+            rewrite: false,
             used: true,
             dirty: 0,
             logged: None,

@@ -11,6 +11,7 @@
 mod answers;
 mod branches;
 mod calls;
+mod compact;
 mod config;
 pub(crate) mod dedupe;
 mod effects;
@@ -81,6 +82,8 @@ pub struct Partition {
     disk_full: bool,
     /// Where eviction looks next.
     hand: u32,
+    /// The segment that is being compacted, and the next slot to look at.
+    compacting: Option<(u32, u32)>,
     /// COMMITs of branches whose parent, named first, is on its way from the log.
     commits: Vec<(AgentId, Address, Origin)>,
 }
@@ -119,6 +122,7 @@ impl Partition {
             counters,
             disk_full: false,
             hand: 0,
+            compacting: None,
             commits: Vec::new(),
         }
     }

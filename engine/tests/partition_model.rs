@@ -43,6 +43,8 @@ enum Act {
     Flush,
     /// All that was done is written to the log, and an index is begun.
     Index,
+    /// Old segments are emptied and dropped.
+    Compact,
     /// All that can goes to the log only.
     Evict,
     /// The shard dies; what was not written is undone.
@@ -55,6 +57,7 @@ fn logged_act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Flush),
         1 => Just(Act::Index),
         1 => Just(Act::Evict),
+        1 => Just(Act::Compact),
         1 => Just(Act::Crash),
     ]
 }
@@ -127,7 +130,7 @@ fn expect(model: &mut Model, key: &str, act: &Act) -> (Verb, Result<Answer, Refu
             let expected = if lives { Ok(Ok(Reply::Done)) } else { Err("NOAGENT") };
             (Verb::Suspend, expected)
         }
-        Act::Flush | Act::Index | Act::Evict | Act::Crash => {
+        Act::Flush | Act::Index | Act::Compact | Act::Evict | Act::Crash => {
             unreachable!("nobody asks an agent for that")
         }
     }
@@ -216,6 +219,10 @@ fn run_logged(acts: &[(u8, Act)]) {
                 world.partition.begin_index();
                 world.flush_some();
             }
+            Act::Compact => {
+                durable = model.clone();
+                world.compact();
+            }
             Act::Evict => {
                 durable = model.clone();
                 // What was used is spared once, and long chains are written whole first.
@@ -270,6 +277,7 @@ fn run_pruned(acts: &[(u8, Act)], history_max: u32) {
                 world.partition.begin_index();
                 world.flush_some();
             }
+            Act::Compact => world.compact(),
             Act::Evict => {
                 let before = portraits(&mut world);
                 world.flush();
@@ -365,6 +373,22 @@ proptest! {
     }
 
     #[test]
+    fn v2_queued_in_mailboxes_it_does_what_the_model_does(
+        acts in proptest::collection::vec((0..6u8, act()), 1..120)
+    ) {
+        run(&acts, true);
+    }
+}
+
+proptest! {
+    // Each is some hundred restarts.
+    #![proptest_config(ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..Default::default()
+    })]
+
+    #[test]
     fn l1_a_partition_that_dies_goes_on_from_its_log(
         acts in proptest::collection::vec((any::<u8>(), logged_act()), 1..120)
     ) {
@@ -377,12 +401,5 @@ proptest! {
         history_max in 1..4u32,
     ) {
         run_pruned(&acts, history_max);
-    }
-
-    #[test]
-    fn v2_queued_in_mailboxes_it_does_what_the_model_does(
-        acts in proptest::collection::vec((0..6u8, act()), 1..120)
-    ) {
-        run(&acts, true);
     }
 }

@@ -56,6 +56,7 @@ counters! {
     LogBatches "log_batches" "Batches on disk."
     LogBytes "log_bytes" "Bytes written to disk."
     LogRecordBytes "log_record_bytes" "Bytes of records in them."
+    LogCompactions "log_compactions" "Segments of the log emptied."
     LogIndexes "log_indexes" "Indexes written."
     FramesTotal "frames_total" "Page frames of the arena."
     Connections "connections" "Client connections open now."

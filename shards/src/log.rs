@@ -7,6 +7,8 @@
 //! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
 //!     from what is on disk. A segment that cannot be made, as when the disk is full, is no such
 //!     error: the batch waits for it.
+//! G5  a segment goes only while nothing is on its way: what was brought forward out of it is on
+//!     disk elsewhere.
 //! G4  a batch lies in one segment; segments are used in order.
 
 pub mod folder;
@@ -35,6 +37,12 @@ const FULL_PAUSE: Nanos = Nanos::from_ms(100);
 const READERS_MAX: usize = 64;
 /// Part of the arena, in percent, past which agents go to the log only.
 const ROOM_PERCENT: u64 = 85;
+/// A segment of which no more than so many percent are live is emptied.
+const LIVE_PERCENT_MAX: u64 = 50;
+/// Agents that one pass brings forward for that.
+const COMPACT_AGENTS_MAX: u32 = 4;
+/// Pause between two such passes when there is nothing else to do.
+const COMPACT_PAUSE: Nanos = Nanos::from_ms(1);
 /// Agents that one pass looks at for that.
 const ROOM_STEPS_MAX: u32 = 256;
 
@@ -85,6 +93,8 @@ pub struct LogTotals {
     pub record_bytes: u64,
     /// Indexes written.
     pub indexes: u64,
+    /// Segments emptied.
+    pub compactions: u64,
 }
 
 /// A batch that is ready for the disk.
@@ -132,6 +142,12 @@ pub(crate) struct Log {
     closing: Vec<Handle>,
     index_begun: u32,
     index_bytes: u64,
+    /// The first segment that a start reads.
+    first: u32,
+    /// The segment that is being emptied, and whether all agents were looked at.
+    victim: Option<(u32, bool)>,
+    /// Whether segments may have become useless.
+    untidy: bool,
     totals: LogTotals,
     report: fn(std::fmt::Arguments<'_>),
 }
@@ -154,10 +170,12 @@ struct Load {
 impl Log {
     pub(crate) fn new(
         me: ShardId,
-        plan: LogPlan,
+        mut plan: LogPlan,
         end: End,
         report: fn(std::fmt::Arguments<'_>),
     ) -> Log {
+        // A list that cannot be read was read a moment ago; nothing is removed before an index.
+        let first = plan.files.list().map_or(0, |(_, first)| first);
         Log {
             me,
             plan,
@@ -179,6 +197,9 @@ impl Log {
             closing: Vec::new(),
             index_begun: end.segment,
             index_bytes: 0,
+            first,
+            victim: None,
+            untidy: false,
             totals: LogTotals::default(),
             report,
         }
@@ -210,6 +231,9 @@ impl Log {
         if self.failed.is_some() {
             return None;
         }
+        if self.writing.is_none() && self.ready.is_empty() {
+            self.settled(partition);
+        }
         let mut again = None;
         if partition.wants_flush() && self.ready_bytes < WAITING_BYTES_MAX {
             let urgent = hurry || partition.waiting_count() > 0 || partition.is_flushing();
@@ -225,11 +249,16 @@ impl Log {
             }
         }
         self.write(now, partition, driver);
+        self.compact(partition);
         for handle in self.closing.drain(..) {
             driver.submit(Mark::LogWrite.token(), Op::Close(handle));
         }
         if partition.wants_flush() && partition.is_flushing() && self.writing.is_none() {
             again = Some(now);
+        }
+        if self.victim.is_some() {
+            let soon = now.after(COMPACT_PAUSE);
+            again = Some(again.map_or(soon, |again| again.min(soon)));
         }
         match self.full_until {
             Some(until) => Some(again.map_or(until, |again| again.min(until))),
@@ -399,25 +428,76 @@ impl Log {
         }
     }
 
-    /// An index is whole: older segments that no chain needs can go.
+    /// An index is whole: a start reads from it on.
     fn index_done(&mut self, partition: &Partition, first: u32) {
         self.totals.indexes += 1;
+        match self.plan.files.set_first(first) {
+            Ok(()) => self.first = first,
+            Err(error) => {
+                return (self.report)(format_args!(
+                    "shard {}: an index was written but cannot be noted: {error}",
+                    self.me.0
+                ));
+            }
+        }
+        self.untidy = true;
+    }
+
+    /// All that was placed is on disk (G5): segments that nobody needs go, and the next is chosen.
+    fn settled(&mut self, partition: &Partition) {
+        let emptied = |(segment, _): (u32, bool)| !partition.live_segments().contains_key(&segment);
+        if self.victim.is_some_and(emptied) {
+            self.totals.compactions += 1;
+            self.victim = None;
+            self.untidy = true;
+        }
+        if std::mem::take(&mut self.untidy) {
+            self.tidy(partition);
+            let next = self.victim.or_else(|| Some((self.choose_victim(partition)?, false)));
+            self.victim = next;
+        }
+    }
+
+    /// Removes segments before the index that no chain needs.
+    fn tidy(&mut self, partition: &Partition) {
         let live = partition.live_segments();
-        let tidied = self.plan.files.set_first(first).and_then(|()| {
-            let (segments, _) = self.plan.files.list()?;
+        let removed = self.plan.files.list().and_then(|(segments, _)| {
             for segment in segments {
-                if segment < first && !live.contains_key(&segment) {
+                if segment < self.first && !live.contains_key(&segment) {
                     self.closing.extend(self.readers.remove(&segment).map(|(handle, _)| handle));
                     self.plan.files.remove(segment)?;
                 }
             }
             Ok(())
         });
-        if let Err(error) = tidied {
+        if let Err(error) = removed {
             (self.report)(format_args!(
-                "shard {}: an index was written but old segments were not removed: {error}",
+                "shard {}: old segments of the log were not removed: {error}",
                 self.me.0
             ));
+        }
+    }
+
+    /// Of the segments before the index the one with the fewest live bytes, if it is mostly dead.
+    fn choose_victim(&self, partition: &Partition) -> Option<u32> {
+        let live_bytes_max = u64::from(self.plan.segment_bytes) / 100 * LIVE_PERCENT_MAX;
+        let live = partition.live_segments().range(..self.first);
+        let least = live.min_by_key(|(_, live)| live.bytes)?;
+        (least.1.bytes <= live_bytes_max).then_some(*least.0)
+    }
+
+    /// Goes on with emptying a segment, when nobody waits for the disk.
+    fn compact(&mut self, partition: &mut Partition) {
+        let Some((segment, looked)) = self.victim else { return };
+        if !self.ready.is_empty() || !self.loads.is_empty() {
+            return;
+        }
+        // With somebody waiting for the disk, one at a time.
+        let agents_max = if partition.waiting_count() > 0 { 1 } else { COMPACT_AGENTS_MAX };
+        if !looked || !partition.is_behind() {
+            // One more round finds those that were on their way in the last one.
+            let ended = partition.compact(segment, agents_max);
+            self.victim = Some((segment, ended));
         }
     }
 

@@ -229,6 +229,12 @@ impl World {
         self.inner.borrow_mut().rng.u64(..below.max(1))
     }
 
+    /// From here on no write of the disk fails.
+    pub fn calm_disk(&self) {
+        let config = &mut self.inner.borrow_mut().config;
+        (config.disk_errors_per_million, config.torn_writes_per_million) = (0, 0);
+    }
+
     /// A listener of a shard, for its driver to accept on.
     pub fn listen(&self, shard: ShardId) -> Handle {
         let mut inner = self.inner.borrow_mut();

@@ -480,6 +480,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             (Counter::LogBatches, log.batches),
             (Counter::LogBytes, log.bytes),
             (Counter::LogRecordBytes, log.record_bytes),
+            (Counter::LogCompactions, log.compactions),
             (Counter::LogIndexes, log.indexes),
             (Counter::Connections, u64::from(self.connections.open_count())),
             (Counter::Accepted, traffic.accepted_count),

@@ -4,6 +4,8 @@
 //! Not: any test.
 
 #[cfg(feature = "node")]
+pub mod crash;
+#[cfg(feature = "node")]
 pub mod guests;
 pub mod mischief;
 #[cfg(feature = "node")]

@@ -105,7 +105,8 @@ impl Command {
         encode_request(out, &words);
     }
 
-    fn words(&self) -> Vec<Vec<u8>> {
+    /// Its words.
+    pub fn words(&self) -> Vec<Vec<u8>> {
         let mut words = Words(Vec::new());
         let mut begin = |name: &str| {
             words.text(name);

@@ -487,6 +487,7 @@ impl Oracle {
             numbers,
             // What was sent after it may be there already.
             waiting_count_min: agent.queue.len() as u64,
+            page_bytes_min: u64::from(!self.rules.log && agent.memory.page_count() > 0),
             page_bytes_max: agent.memory.page_count() as u64 * 4096,
         }))
     }

@@ -8,7 +8,11 @@ use heronry_net::client::Client;
 
 /// Value of `name` in each shard's row, in the order of the shards.
 pub fn shard_column(client: &mut Client, name: &str) -> Vec<String> {
-    let rows = client.ask(&[b"SHARD.LIST"]).expect("SHARD.LIST answers");
+    column(&client.ask(&[b"SHARD.LIST"]).expect("SHARD.LIST answers"), name)
+}
+
+/// Value of `name` in each of the rows that SHARD.LIST gave.
+pub fn column(rows: &Value, name: &str) -> Vec<String> {
     let Value::Array(rows) = rows else { panic!("rows, not {rows:?}") };
     rows.iter()
         .map(|row| {

@@ -41,7 +41,7 @@ pub struct SimPlan {
     pub gateway: RespConfig,
     /// Passes of a loop between two whole checks.
     pub check_passes: u32,
-    /// Bytes of a segment of each shard's log, if they have one; an index comes every other one.
+    /// Bytes of a segment of each shard's log, if they have one; an index comes eight times as often.
     pub segment_bytes: Option<u32>,
 }
 
@@ -218,7 +218,7 @@ impl SimNode {
                 key: LogKey([0x5E; 32]),
                 segment_bytes,
                 delay: Nanos::from_us(300),
-                index_bytes: 2 * u64::from(segment_bytes),
+                index_bytes: u64::from(segment_bytes) / 8,
             }),
             past: reading.living,
             roster,

@@ -148,6 +148,7 @@ fn setting(seed: u64) -> Setting {
         bell_delay_max: Nanos::from_us(pick(&mut rng, &[1, 20, 500])),
         spurious_per_million: pick(&mut rng, &[0, 10_000, 200_000]) as u32,
         resets_per_million: if faults { 200_000 } else { 0 },
+        torn_writes_per_million: if durable { pick(&mut rng, &[0, 20_000]) as u32 } else { 0 },
         ..WorldConfig::calm(seed)
     };
     let node = SimPlan {
@@ -159,7 +160,7 @@ fn setting(seed: u64) -> Setting {
         partition,
         gateway,
         check_passes: 200,
-        segment_bytes: durable.then_some(1 << 20),
+        segment_bytes: durable.then_some(512 << 10),
     };
     let deaths = match mode {
         Mode::Deaths => rng.u32(1..=3),

@@ -25,6 +25,27 @@ pub struct Zipf {
     pub seed: u64,
 }
 
+/// Ranks drawn by a Zipf law, the same for the same seed.
+#[derive(Debug)]
+pub struct Ranks {
+    /// Sums of the weights up to each rank.
+    weights: Vec<f64>,
+    random: fastrand::Rng,
+}
+
+impl Ranks {
+    /// Draws as `zipf` says.
+    pub fn new(zipf: &Zipf) -> Ranks {
+        Ranks { weights: cumulative(zipf), random: fastrand::Rng::with_seed(zipf.seed) }
+    }
+
+    /// The next rank, from 0.
+    pub fn pick(&mut self) -> usize {
+        let pick = self.random.f64() * self.weights.last().copied().unwrap_or(1.0);
+        self.weights.partition_point(|sum| *sum < pick).min(self.weights.len().saturating_sub(1))
+    }
+}
+
 /// The trace as appends.
 #[derive(Debug)]
 pub struct Azure {
@@ -57,17 +78,14 @@ impl Azure {
         let Some(first_ns) = arrivals_ns.first().copied() else { return Err(TraceError::Empty) };
         arrivals_ns.iter_mut().for_each(|at| *at = at.saturating_sub(first_ns));
         let span_ns = arrivals_ns.last().map_or(0, |last| last + 1_000_000);
-        let weights = cumulative(&zipf);
-        let mut random = fastrand::Rng::with_seed(zipf.seed);
+        let mut ranks = Ranks::new(&zipf);
         let turn_count = texts_bytes.len() * repeat_count;
         let mut chosen = Vec::with_capacity(turn_count);
         let mut rows = vec![Vec::new(); zipf.agent_count * repeat_count];
         let mut turns = Vec::with_capacity(turn_count);
         for turn in 0..turn_count {
             let (pass, row) = (turn / texts_bytes.len(), turn % texts_bytes.len());
-            let pick = random.f64() * weights.last().copied().unwrap_or(1.0);
-            let rank = weights.partition_point(|sum| *sum < pick).min(zipf.agent_count - 1);
-            let agent = (pass * zipf.agent_count + rank) as u32;
+            let agent = (pass * zipf.agent_count + ranks.pick()) as u32;
             chosen.push(agent);
             rows[agent as usize].push(turn as u32);
             let arrival_ns = arrivals_ns[row] + pass as u64 * span_ns;

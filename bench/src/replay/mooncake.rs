@@ -91,6 +91,11 @@ impl Mooncake {
         Ok(Mooncake { requests, steps, agents, family_count, repeat_count, turns })
     }
 
+    /// The agent of each request of one pass, in the order of the trace.
+    pub fn order(&self) -> impl Iterator<Item = u32> + '_ {
+        self.steps.iter().map(|step| step.agent)
+    }
+
     fn key(&self, pass: usize, agent: u32) -> String {
         match self.agents[agent as usize].parent {
             Some(parent) => format!("{}~{agent}", self.key(pass, parent)),
@@ -287,6 +292,7 @@ mod tests {
         assert_eq!(script.agents.len(), 1);
         let from: Vec<u32> = script.steps.iter().map(|step| step.write_from).collect();
         assert_eq!(from, [0, 2, 2]);
+        assert_eq!(script.order().collect::<Vec<u32>>(), [0, 0, 0]);
         assert_eq!(script.fork_count(), 0);
     }
 

@@ -202,7 +202,7 @@ impl Identity {
         let key = Bytes::copy_from_slice(reader.bytes()?);
         let key = AgentKey::new(key).map_err(|_| RecordError::BadKey)?;
         let template_number = reader.small("a template's number")?;
-        let parent = reader.option()?.map(|id| <[u8; 16]>::try_from(id));
+        let parent = reader.option()?.map(<[u8; 16]>::try_from);
         let parent = parent.transpose().map_err(|_| RecordError::BadKey)?;
         let parent = parent.map(|id| AgentId(u128::from_le_bytes(id)));
         Ok(Identity { tenant, key, template_number, parent })

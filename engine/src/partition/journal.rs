@@ -155,7 +155,7 @@ impl Before {
 }
 
 impl Known {
-    fn release(self, store: &mut PageStore) {
+    pub(super) fn release(self, store: &mut PageStore) {
         match self {
             Known::Nothing => {}
             Known::Branch(_, before) | Known::Earlier(before) => before.image.release(store),
@@ -175,7 +175,7 @@ impl Journal {
         self.popped + self.list.len() as u64
     }
 
-    fn entry(&mut self, idx: u64) -> &mut Dirty {
+    pub(super) fn entry(&mut self, idx: u64) -> &mut Dirty {
         &mut self.list[(idx - self.popped - 1) as usize]
     }
 

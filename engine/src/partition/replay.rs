@@ -307,13 +307,17 @@ impl Partition {
         std::mem::replace(&mut agent.image, image).release(&mut self.store);
         std::mem::replace(&mut agent.versions, versions).release(&mut self.store);
         agent.residence = Residence::Warm;
-        agent.used = true;
+        let rewrite = std::mem::take(&mut agent.rewrite);
+        agent.used = !rewrite;
         agent.restore_state(replay.state);
         agent.turn_count = replay.turn_count;
         agent.failure_count = replay.failure_count;
         agent.kin.suffix_last = replay.suffix_last;
         agent.template = replay.template;
         self.resume_waits(now, slot, replay);
+        if rewrite {
+            self.write_whole(slot);
+        }
         Ok(())
     }
 

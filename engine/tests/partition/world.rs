@@ -35,6 +35,9 @@ pub struct World {
     answers: BTreeMap<u64, Answer>,
 }
 
+/// Bytes of a segment, about.
+const SEGMENT_BYTES: u32 = 2_000;
+
 /// Settings with small bounds.
 pub fn config() -> PartitionConfig {
     PartitionConfig { mailbox_max: 64, agents_max: 10_000, ..PartitionConfig::default() }
@@ -86,8 +89,8 @@ impl World {
         let mut at = 0;
         for made in &flush.made {
             let bytes = flush.bytes[at..at + made.len_bytes].to_vec();
-            let place =
-                Place { segment: 0, offset: self.log_end, len_bytes: made.len_bytes as u32 };
+            let segment = self.log_end / SEGMENT_BYTES;
+            let place = Place { segment, offset: self.log_end, len_bytes: made.len_bytes as u32 };
             match made.kind {
                 Kind::IndexBegin => self.index_begun = place.offset,
                 Kind::IndexEnd => self.log_start = self.index_begun,
@@ -104,13 +107,33 @@ impl World {
         self.pump();
     }
 
+    /// Brings all agents forward that lie in segments before the last index, and drops these.
+    pub fn compact(&mut self) {
+        self.flush();
+        self.partition.begin_index();
+        self.flush();
+        let first = self.log_start / SEGMENT_BYTES;
+        for segment in 0..first {
+            while !self.partition.compact(segment, 2) {
+                self.pump();
+                self.flush_some();
+            }
+            self.pump();
+            self.flush();
+            let live = self.partition.live_segments();
+            assert!(!live.contains_key(&segment), "C1: segment {segment} is in use");
+        }
+        self.log.retain(|(segment, _), _| *segment >= first);
+    }
+
     /// The shard dies, and another begins with what the log has. Who asked is gone.
     pub fn restart(&mut self, config: PartitionConfig, page_count: usize, more: Vec<Native>) {
         let mut templates = built_in();
         templates.extend(more);
         self.partition = Partition::new(config, store(page_count), templates);
         let mut recovery = Recovery::default();
-        for ((segment, offset), bytes) in self.log.range((0, self.log_start)..) {
+        let start = (self.log_start / SEGMENT_BYTES, self.log_start);
+        for ((segment, offset), bytes) in self.log.range(start..) {
             let record = Record::read(bytes).expect("its own bytes");
             let len_bytes = bytes.len() as u32;
             let place = Place { segment: *segment, offset: *offset, len_bytes };

@@ -28,6 +28,8 @@ pub struct WorldConfig {
     pub disk_delay_max: Nanos,
     /// Of a million disk operations, how many fail (`ENOSPC`, `EIO`).
     pub disk_errors_per_million: u32,
+    /// Of a million writes of the disk, how many fail beside those (`EIO`), written in part.
+    pub torn_writes_per_million: u32,
     /// Open handles per shard, past which accepting fails with `EMFILE`.
     pub handles_max: usize,
 }
@@ -46,6 +48,7 @@ impl WorldConfig {
             resets_per_million: 0,
             disk_delay_max: Nanos::from_us(200),
             disk_errors_per_million: 0,
+            torn_writes_per_million: 0,
             handles_max: usize::MAX,
         }
     }

@@ -162,12 +162,14 @@ impl Inner {
             return;
         };
         let fails = self.chance(self.config.disk_errors_per_million);
+        let tears = matches!(op.work, Work::Write { .. })
+            && self.chance(self.config.torn_writes_per_million);
         let file = self.disk.files.entry(op.file).or_default();
         let outcome = match op.work {
             Work::Read { .. } if fails => Outcome::Failed(libc::EIO),
             Work::Read { offset, len_bytes } => Outcome::Read(file.read(offset, len_bytes)),
             Work::Write { .. } if fails && self.rng.bool() => Outcome::Failed(libc::ENOSPC),
-            Work::Write { offset, bytes } if fails => {
+            Work::Write { offset, bytes } if fails || tears => {
                 // Some of it was written; nobody knows what, and none of it is promised.
                 let kept = self.rng.usize(..=bytes.len());
                 file.write(offset, &bytes[..kept]);

@@ -106,6 +106,7 @@ impl Hub {
     /// No shard dies from here on: a client has begun its last look.
     pub fn close(&self) {
         self.closing.set(true);
+        self.world.calm_disk();
     }
 
     /// Whether no shard may die any more.

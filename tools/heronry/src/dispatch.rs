@@ -8,7 +8,9 @@
 use crate::cli::{Cli, Command, ShardCommand};
 use crate::link::{Raised, Refused};
 use crate::output::{Output, read_or_unread};
-use crate::{agent, bench, config, doctor, log, manual, node, shard, template, template_build, top};
+use crate::{
+    agent, bench, config, doctor, log, manual, node, shard, template, template_build, top,
+};
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};

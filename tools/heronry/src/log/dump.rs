@@ -138,8 +138,9 @@ impl<W: Write> Lines<W> {
     fn torn(&mut self, shard: u16, batch: u64, spot: Spot) -> io::Result<()> {
         let Spot { segment, offset } = spot;
         let text = format!("shard {shard} torn batch {batch} segment {segment} byte {offset}");
-        self.line(&text, || {
-            json!({"shard": shard, "torn": batch, "segment": segment, "offset": offset})
-        })
+        self.line(
+            &text,
+            || json!({"shard": shard, "torn": batch, "segment": segment, "offset": offset}),
+        )
     }
 }

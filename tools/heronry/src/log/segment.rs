@@ -41,9 +41,10 @@ pub fn shards(data: &Path, wanted: Option<u16>) -> Result<Vec<ShardLog>> {
         let data = data.display();
         format!("{data} holds no log; --data names the data folder: cannot read {}", path.display())
     })?;
-    let count: u16 = text.trim().parse().with_context(|| {
-        format!("{} holds {text:?}, not a number of shards", path.display())
-    })?;
+    let count: u16 = text
+        .trim()
+        .parse()
+        .with_context(|| format!("{} holds {text:?}, not a number of shards", path.display()))?;
     if let Some(shard) = wanted.filter(|shard| *shard >= count) {
         bail!("--shard {shard}: {} has logs of shards 0 to {}", data.display(), count - 1);
     }
@@ -68,7 +69,8 @@ impl ShardLog {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|ending| ending == "log") {
-                segments.extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok()));
+                segments
+                    .extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok()));
             }
         }
         segments.sort_unstable();
@@ -130,7 +132,11 @@ impl Segment {
     }
 
     /// The batch that begins at `offset`, if it is whole.
-    pub fn batch(&mut self, key: &LogKey, offset: u64) -> io::Result<Result<Batch<'_>, BatchError>> {
+    pub fn batch(
+        &mut self,
+        key: &LogKey,
+        offset: u64,
+    ) -> io::Result<Result<Batch<'_>, BatchError>> {
         let promised = promised_bytes(self.at(offset, HEAD_BYTES)?).unwrap_or(HEAD_BYTES);
         Ok(Batch::read(key, self.at(offset, promised)?))
     }

@@ -37,7 +37,7 @@ pub enum Fate {
 pub struct Touched {
     /// Its tenant and key, where a record that can be read names them.
     pub owner: Option<(TenantId, AgentKey)>,
-    /// Records of it in lost batches that can still be read, so that it is known to be touched.
+    /// Records of it in lost batches, as far as these still name their agents.
     pub in_damage: u64,
     /// Records of it after the damage that rest on what is lost.
     pub left_out: u64,
@@ -91,17 +91,15 @@ impl Sieved {
 
 /// Reads a shard's log and sieves it.
 pub fn sieve(log: &ShardLog) -> Result<Sieved> {
-    let found = Sieve::new(log).run(log.first)?;
+    let found = Sieve::new(log).run(log.first, None)?;
     // Without the index that a start begins with, what is left of older segments is looked at too.
-    let headless = found.walked.damages.first().is_some_and(|damage| damage.sequence.is_none());
+    let headless = found.walked.damages.first().filter(|damage| damage.sequence.is_none());
     let oldest = log.segments.first().copied().unwrap_or(log.first);
-    if !headless || oldest >= log.first {
-        return Ok(found);
-    }
+    let Some(damage) = headless.filter(|_| oldest < log.first) else { return Ok(found) };
     let mut again = Sieve::new(log);
     again.distrust();
-    let mut older = again.run(oldest)?;
-    older.walked.damages = found.walked.damages;
+    let mut older = again.run(oldest, Some(damage).filter(|damage| damage.next.is_none()))?;
+    (older.walked.damages, older.walked.torn) = (found.walked.damages, None);
     Ok(older)
 }
 
@@ -141,7 +139,8 @@ impl<'a> Sieve<'a> {
         Sieve { log, sieved, epoch: 0, fresh: None, first: false, cut: None, open: None }
     }
 
-    fn run(mut self, from: u32) -> Result<Sieved> {
+    /// Reads from a segment on; `lost` is missing at the end, and the walk does not know it.
+    fn run(mut self, from: u32, lost: Option<&Damage>) -> Result<Sieved> {
         let log = self.log;
         self.sieved.from = from;
         self.sieved.walked = walk(log, from, &mut |step| match step {
@@ -151,6 +150,7 @@ impl<'a> Sieve<'a> {
                 Ok(())
             }
         })?;
+        lost.into_iter().for_each(|damage| self.damage(damage));
         self.check_chains()?;
         self.settle();
         Ok(self.sieved)
@@ -166,8 +166,18 @@ impl<'a> Sieve<'a> {
 
     fn damage(&mut self, damage: &Damage) {
         self.distrust();
+        for id in &damage.suspects {
+            if self.sieved.partition.chain_places(*id).is_some() {
+                self.touch(*id).in_damage += 1;
+            }
+        }
         for (kind, id, heading) in &damage.named {
-            if matches!(kind, Kind::Whole | Kind::Change | Kind::Fork | Kind::Part | Kind::End) {
+            let changes = match kind {
+                Kind::Whole | Kind::Change | Kind::Fork | Kind::Part | Kind::End => true,
+                Kind::Stub => self.sieved.partition.chain_places(*id).is_none(),
+                Kind::Orphan | Kind::IndexBegin | Kind::IndexEnd => false,
+            };
+            if changes {
                 let touched = self.touch(*id);
                 touched.in_damage += 1;
                 touched.owner = touched.owner.take().or_else(|| heading.owner.clone());

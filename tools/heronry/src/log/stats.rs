@@ -97,7 +97,10 @@ impl Sums {
         let rows = [
             ("shard", self.shard.to_string()),
             ("segments", format!("{}; a start reads from {} on", self.segments, self.first)),
-            ("bytes on disk", format!("{}, {} of them written", self.file_bytes, self.written_bytes)),
+            (
+                "bytes on disk",
+                format!("{}, {} of them written", self.file_bytes, self.written_bytes),
+            ),
             ("live bytes", self.live_bytes.to_string()),
             ("dead bytes", self.dead_bytes().to_string()),
             ("agents", self.agents.to_string()),

@@ -98,7 +98,7 @@ fn text(log: &ShardLog, sieved: &Sieved) -> String {
     }
     if sieved.from < log.first {
         text.push_str(&format!(
-            "  the index with which a start begins is damaged; older segments were read from {} on\n",
+            "  the index with which a start begins is damaged; older ones are read from {} on\n",
             sieved.from
         ));
     }

@@ -7,7 +7,7 @@
 //! W2  batches of an earlier life of the shard behind those of a later one are not given.
 //! W3  a batch that is not whole at the very end is torn: nothing tells it from a damaged one.
 
-use super::segment::{Segment, ShardLog};
+use super::segment::ShardLog;
 use anyhow::{Context, Result, bail};
 use heronry_engine::AgentId;
 use heronry_engine::log::batch::Batch;
@@ -16,6 +16,8 @@ use heronry_engine::partition::Heading;
 
 /// Bytes of a record before its own: length and check.
 const RECORD_HEAD_BYTES: usize = 20;
+/// Where the agent's id is in a record.
+const RECORD_ID: std::ops::Range<usize> = 21..37;
 
 /// A place in a log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,6 +39,9 @@ pub struct Damage {
     pub next: Option<(u64, Spot)>,
     /// Records that the bytes there still hold, each with a check that is right.
     pub named: Vec<(Kind, AgentId, Heading)>,
+    /// Agents that records there name whose checks are wrong: to be believed where such an agent
+    /// is known.
+    pub suspects: Vec<AgentId>,
 }
 
 /// What a walk meets.
@@ -73,7 +78,15 @@ pub fn walk(
     let is_index = log.is_noted && from == log.first;
     // The first batch of a log is number 0.
     let start = (!log.is_noted).then_some(0);
-    let mut walker = Walker { log, walked: Walked::default(), is_index, start, bad: None, is_past: false };
+    let mut walker = Walker {
+        log,
+        walked: Walked::default(),
+        is_index,
+        start,
+        bad: None,
+        heads: Vec::new(),
+        is_past: false,
+    };
     for number in log.segments.iter().filter(|number| **number >= from) {
         walker.segment(*number, visit).with_context(|| format!("segment {number}"))?;
     }
@@ -89,12 +102,18 @@ struct Walker<'a> {
     start: Option<u64>,
     /// Where the next batch should be and is not, and the number that the bytes there name.
     bad: Option<(Spot, Option<u64>)>,
+    /// Where batches begin since then that are not whole.
+    heads: Vec<Spot>,
     /// Whether batches of an earlier life follow that a later one should have written over.
     is_past: bool,
 }
 
 impl Walker<'_> {
-    fn segment(&mut self, number: u32, visit: &mut dyn FnMut(Step<'_>) -> Result<()>) -> Result<()> {
+    fn segment(
+        &mut self,
+        number: u32,
+        visit: &mut dyn FnMut(Step<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut segment = self.log.segment(number)?;
         let mut at = 0;
         while at < segment.len_bytes() {
@@ -128,7 +147,10 @@ impl Walker<'_> {
                 }
                 Err(error) => {
                     let named = match error {
-                        BatchError::Damaged { sequence } => Some(sequence),
+                        BatchError::Damaged { sequence } => {
+                            self.heads.push(spot);
+                            Some(sequence)
+                        }
                         _ => None,
                     };
                     // Room left at the end of a segment is not where the next batch should be.
@@ -167,6 +189,7 @@ impl Walker<'_> {
             bail!("byte {}: a batch of shard {}", spot.offset, head.shard.0);
         }
         (self.bad, self.is_past) = (None, false);
+        self.heads.clear();
         self.walked.last = Some(head.sequence);
         self.walked.epoch = self.walked.epoch.max(head.epoch);
         self.walked.batches += 1;
@@ -182,42 +205,41 @@ impl Walker<'_> {
         visit: &mut dyn FnMut(Step<'_>) -> Result<()>,
     ) -> Result<()> {
         let at = self.bad.map_or(next, |(spot, _)| spot);
-        let named = if self.bad.is_some() { self.named(at)? } else { Vec::new() };
         let expected = self.expected();
         let next = sequence.map(|sequence| (sequence, next));
-        let damage = Damage { sequence: expected, at, next, named };
+        let (named, suspects) = (Vec::new(), Vec::new());
+        let mut damage = Damage { sequence: expected, at, next, named, suspects };
+        for spot in std::mem::take(&mut self.heads) {
+            self.name(spot, &mut damage)?;
+        }
         visit(Step::Damage(&damage))?;
         self.walked.damages.push(damage);
         Ok(())
     }
 
-    fn named(&self, at: Spot) -> Result<Vec<(Kind, AgentId, Heading)>> {
-        let mut segment: Segment = self.log.segment(at.segment)?;
-        let bytes = segment.rest(at.offset.into())?;
-        let mut named = Vec::new();
+    /// Notes what the bytes of a batch that is not whole still name.
+    fn name(&self, spot: Spot, damage: &mut Damage) -> Result<()> {
+        let mut segment = self.log.segment(spot.segment)?;
+        let bytes = segment.rest(spot.offset.into())?;
         let mut from = HEAD_BYTES;
         while let Some(rest) = bytes.get(from..).filter(|rest| rest.len() > RECORD_HEAD_BYTES) {
-            let record = Record::read(rest);
-            from += match &record {
-                Ok(record) => record.len_bytes,
-                // Past one that is not whole, if its length still is what it was.
-                Err(_) => {
-                    let len = rest.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
-                    RECORD_HEAD_BYTES + len as usize
-                }
-            };
-            if let Ok(record) = record {
-                named.push((record.kind, record.id, record.heading().unwrap_or_default()));
+            if let Ok(record) = Record::read(rest) {
+                let heading = record.heading().unwrap_or_default();
+                damage.named.push((record.kind, record.id, heading));
+                from += record.len_bytes;
+                continue;
             }
+            let id = rest.get(RECORD_ID).and_then(|id| id.try_into().ok());
+            let id = id.map(u128::from_le_bytes).filter(|id| *id != 0);
+            damage.suspects.extend(id.map(AgentId));
+            // Past it, if its length still is what it was.
+            let len = rest.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+            from += RECORD_HEAD_BYTES + len as usize;
         }
-        Ok(named)
+        Ok(())
     }
 
-    fn end(
-        mut self,
-        from: u32,
-        visit: &mut dyn FnMut(Step<'_>) -> Result<()>,
-    ) -> Result<Walked> {
+    fn end(mut self, from: u32, visit: &mut dyn FnMut(Step<'_>) -> Result<()>) -> Result<Walked> {
         let expected = self.expected();
         let names_next = |named: u64| expected.is_none_or(|expected| expected == named);
         match self.bad {
