@@ -28,6 +28,7 @@ fn sample() -> Writer {
     assert_eq!(log.says("counter/a", "1"), "1");
     log.says("notebook/n", "append one;");
     log.says("counter/gone", "3");
+    log.says("counter/k", "1");
     log.flush();
     log.says("counter/a", "4");
     log.ask("notebook/n", Verb::Checkpoint { label: Some("start".into()) }).expect("kept");
@@ -35,9 +36,12 @@ fn sample() -> Writer {
     log.ask("notebook/n", fork("x")).expect("forked");
     log.says("notebook/n~x", "append two;");
     log.ask("counter/gone", fork("left")).expect("forked");
+    log.ask("counter/k", fork("won")).expect("forked");
     log.ask("counter/a", Verb::Suspend).expect("suspended");
     log.flush();
     log.ask("counter/gone", Verb::Terminate).expect("ended");
+    log.says("counter/k~won", "20");
+    log.ask("counter/k~won", Verb::Commit).expect("committed");
     log.flush();
     log.says("notebook/n", "append three;");
     log.index();
@@ -53,7 +57,10 @@ fn check(log: &mut Writer) {
     assert_eq!(log.says("notebook/n", "read"), "one;three;");
     assert_eq!(log.says("notebook/n~x", "read"), "one;two;");
     assert_eq!(log.says("counter/gone~left", "get"), "3");
-    assert!(matches!(log.ask("counter/gone", Verb::Info), Err(Refusal::NoAgent { .. })));
+    assert_eq!(log.says("counter/k", "get"), "21");
+    for key in ["counter/gone", "counter/k~won"] {
+        assert!(matches!(log.ask(key, Verb::Info), Err(Refusal::NoAgent { .. })), "{key}");
+    }
     let at = |label: &str| Some(VersionRef::Label(Bytes::copy_from_slice(label.as_bytes())));
     log.ask("notebook/n", Verb::Rollback { to: at("start") }).expect("the label is there");
     assert_eq!(log.says("notebook/n", "read"), "one;");
@@ -129,7 +136,7 @@ fn a_fork_whose_parent_is_not_there_leaves_nothing() {
             count += 1;
         }
     }
-    assert_eq!((count, empty.partition.recovered(recovery, Last::default())), (2, 0));
+    assert_eq!((count, empty.partition.recovered(recovery, Last::default())), (3, 0));
     empty.partition.debug_check();
 }
 

@@ -33,6 +33,8 @@ const FLUSH_BYTES_MAX: usize = 512 << 10;
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// How long to wait before asking a full disk again.
 const FULL_PAUSE: Nanos = Nanos::from_ms(100);
+/// Segments that a start may find without having an index written at once.
+const SEGMENTS_MAX: usize = 4;
 /// Files that are open to read at a time.
 const READERS_MAX: usize = 64;
 /// Part of the arena, in percent, past which agents go to the log only.
@@ -174,8 +176,10 @@ impl Log {
         end: End,
         report: fn(std::fmt::Arguments<'_>),
     ) -> Log {
-        // A list that cannot be read was read a moment ago; nothing is removed before an index.
-        let first = plan.files.list().map_or(0, |(_, first)| first);
+        // A list that cannot be read now was read a moment ago.
+        let (segments, first) = plan.files.list().unwrap_or_default();
+        // Each life begins with a new segment: after many short ones the old are soon emptied.
+        let index_bytes = if segments.len() > SEGMENTS_MAX { plan.index_bytes } else { 0 };
         Log {
             me,
             plan,
@@ -196,7 +200,7 @@ impl Log {
             read_count: 0,
             closing: Vec::new(),
             index_begun: end.segment,
-            index_bytes: 0,
+            index_bytes,
             first,
             victim: None,
             untidy: false,
@@ -588,7 +592,7 @@ impl Log {
     /// Sends agents to the log only while the arena is nearly full.
     pub(crate) fn make_room(&self, partition: &mut Partition) {
         let used_bytes_max = partition.arena_bytes() / 100 * ROOM_PERCENT;
-        if partition.used_bytes() > used_bytes_max && self.ready.is_empty() && !self.is_busy() {
+        if partition.used_bytes() > used_bytes_max {
             partition.make_room(used_bytes_max, ROOM_STEPS_MAX);
         }
     }

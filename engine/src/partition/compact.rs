@@ -4,7 +4,7 @@
 //! C1  when all agents were looked at and what was begun is on disk, no chain lies in the segment.
 
 use super::Partition;
-use super::journal::{Dirty, Known};
+use super::journal::Known;
 use crate::agent::Residence;
 
 impl Partition {
@@ -50,8 +50,8 @@ impl Partition {
         if idx == 0 {
             return self.touch_whole(slot);
         }
-        let whole = Dirty { slot, known: Known::Nothing };
-        let entry = std::mem::replace(self.journal.entry(idx), whole);
-        entry.known.release(&mut self.store);
+        let entry = self.journal.entry(idx);
+        let known = std::mem::replace(&mut entry.known, Known::Nothing);
+        known.release(&mut self.store);
     }
 }

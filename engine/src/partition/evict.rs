@@ -18,7 +18,7 @@ const FEW_RECORDS: usize = 8;
 
 impl Partition {
     /// Sends agents to the log only until the store uses at most `used_bytes_max`, or `steps_max`
-    /// were looked at; how many went. Call it when all that was placed is on disk (E1).
+    /// were looked at; how many went.
     pub fn make_room(&mut self, used_bytes_max: u64, steps_max: u32) -> u32 {
         let mut count = 0;
         for _ in 0..steps_max.min(self.agents.end().saturating_mul(2)) {
@@ -31,7 +31,9 @@ impl Partition {
                 continue;
             }
             let agent = &mut self.agents[slot];
-            if std::mem::take(&mut agent.used) || !is_idle(agent) {
+            let flush = agent.logged.as_deref().map(|chain| chain.flush);
+            let on_disk = flush.is_some_and(|flush| self.journal.is_durable(flush));
+            if std::mem::take(&mut agent.used) || !on_disk || !is_idle(agent) {
                 continue;
             }
             if agent.logged.as_deref().is_some_and(|chain| chain.places.len() > FEW_RECORDS) {
@@ -59,7 +61,8 @@ impl Partition {
     pub(super) fn touch_whole(&mut self, slot: u32) {
         let agent = &mut self.agents[slot];
         assert!(agent.dirty == 0, "J1: {} is in the list", agent.key);
-        agent.dirty = self.journal.push(Dirty { slot, known: Known::Nothing });
+        let dirty = Dirty { slot, known: Known::Nothing, ends: Vec::new() };
+        agent.dirty = self.journal.push(dirty);
     }
 
     fn evict(&mut self, slot: u32) {

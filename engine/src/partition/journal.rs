@@ -6,7 +6,8 @@
 //! J2  an event that rests on changes leaves when every change made before it is on disk; such
 //!     events leave in order.
 //! J3  a flush covers every agent that had changed when it began.
-//! J4  a segment's count of live bytes is that of the records in agents' chains.
+//! J4  a segment's count of live bytes is that of the records in agents' chains, those in memory and
+//!     those that a crash would bring back.
 
 use super::Partition;
 use super::replay::Last;
@@ -32,6 +33,8 @@ pub(crate) struct Chain {
     pub(crate) change_bytes: u64,
     /// Whether the agent awaits something, so that it must be in memory to be told.
     pub(crate) pending: bool,
+    /// The flush that its last record was in.
+    pub(crate) flush: u64,
 }
 
 /// An agent as it was when it came into the list (J1).
@@ -70,6 +73,9 @@ pub(super) enum Known {
 pub(super) struct Dirty {
     pub(super) slot: u32,
     pub(super) known: Known,
+    /// Branches that ended with a COMMIT to it: its record ends them, so that a crash leaves both
+    /// or neither.
+    pub(super) ends: Vec<AgentId>,
 }
 
 /// A record that a flush has made, in the order of its bytes.
@@ -122,8 +128,12 @@ pub(super) struct Journal {
     /// Entries of the list that the flush has yet to write.
     pub(super) left: usize,
     /// Agents that ended, and branches that lost their parent, which the log knows.
-    pub(super) ended: Vec<AgentId>,
-    pub(super) orphans: Vec<AgentId>,
+    ended: Vec<AgentId>,
+    orphans: Vec<AgentId>,
+    /// How many of these the flush has yet to write.
+    ends_left: (usize, usize),
+    /// Records that no chain needs any more once a flush is on disk.
+    unneeded: VecDeque<(u64, Rc<Vec<Place>>)>,
     begun: u64,
     durable: u64,
     held: VecDeque<(u64, Event)>,
@@ -191,6 +201,11 @@ impl Journal {
         self.begun > self.durable || self.is_dirty()
     }
 
+    /// Whether a flush is on disk.
+    pub(super) fn is_durable(&self, flush: u64) -> bool {
+        flush <= self.durable
+    }
+
     pub(super) fn is_dirty(&self) -> bool {
         !(self.list.is_empty() && self.ended.is_empty() && self.orphans.is_empty())
     }
@@ -201,10 +216,22 @@ impl Journal {
 
     /// Begins a flush of all that has changed, unless one has begun that is not written whole.
     pub(super) fn begin(&mut self) {
-        if self.left == 0 {
+        if self.left == 0 && self.ends_left == (0, 0) {
             self.left = self.list.len();
+            self.ends_left = (self.ended.len(), self.orphans.len());
             self.begun += 1;
         }
+    }
+
+    /// Ends and orphans of the flush.
+    pub(super) fn take_ends(&mut self) -> (Vec<AgentId>, Vec<AgentId>) {
+        let (ended, orphans) = std::mem::take(&mut self.ends_left);
+        (self.ended.drain(..ended).collect(), self.orphans.drain(..orphans).collect())
+    }
+
+    /// Whether a flush has begun that is not made whole.
+    fn is_making(&self) -> bool {
+        self.left > 0 || self.ends_left != (0, 0)
     }
 
     pub(super) fn begun(&self) -> u64 {
@@ -213,8 +240,9 @@ impl Journal {
 
     /// The flush after which all that has changed until now is on disk.
     fn target(&self) -> u64 {
+        let (ended, orphans) = self.ends_left;
         let more =
-            self.list.len() > self.left || !self.ended.is_empty() || !self.orphans.is_empty();
+            self.list.len() > self.left || self.ended.len() > ended || self.orphans.len() > orphans;
         let target = self.begun + u64::from(more);
         self.held.back().map_or(target, |(last, _)| target.max(*last))
     }
@@ -244,6 +272,16 @@ impl Journal {
         }
     }
 
+    /// Counts records out once flush `flush` is on disk: until then a crash brings back chains that
+    /// have them.
+    fn drop_live_after(&mut self, flush: u64, places: Rc<Vec<Place>>) {
+        if flush <= self.durable {
+            self.drop_live(&places);
+        } else {
+            self.unneeded.push_back((flush, places));
+        }
+    }
+
     pub(super) fn drop_live(&mut self, places: &[Place]) {
         for place in places {
             let live = self.segments.get_mut(&place.segment).expect("J4: its records are counted");
@@ -259,6 +297,7 @@ impl Journal {
     pub(super) fn check_segments<'a>(&self, places: impl Iterator<Item = &'a Place>) {
         let mut other = Journal::default();
         places.for_each(|place| other.add_live(std::slice::from_ref(place)));
+        self.unneeded.iter().for_each(|(_, places)| other.add_live(places));
         assert_eq!(self.segments, other.segments, "J4: live records");
     }
 
@@ -284,7 +323,7 @@ impl Partition {
             None => Known::Nothing,
             Some(_) => Known::Earlier(Before::of(agent, &mut self.store)),
         };
-        agent.dirty = self.journal.push(Dirty { slot, known });
+        agent.dirty = self.journal.push(Dirty { slot, known, ends: Vec::new() });
     }
 
     /// As [`Partition::touch`], for a new branch.
@@ -292,22 +331,29 @@ impl Partition {
         if self.journal.on {
             let agent = &mut self.agents[slot];
             let known = Known::Branch(from, Before::of(agent, &mut self.store));
-            agent.dirty = self.journal.push(Dirty { slot, known });
+            agent.dirty = self.journal.push(Dirty { slot, known, ends: Vec::new() });
         }
     }
 
-    /// Notes that an agent, which is still there, ends.
-    pub(super) fn forget_changes(&mut self, slot: u32) {
+    /// Notes that an agent, which is still there, ends; with a COMMIT to `parent`, if one is given.
+    pub(super) fn forget_changes(&mut self, slot: u32, parent: Option<u32>) {
         let agent = &mut self.agents[slot];
         let (id, idx) = (agent.id, std::mem::take(&mut agent.dirty));
         if idx != 0 {
             let entry = self.journal.entry(idx);
-            let gone = Dirty { slot: NIL, known: Known::Nothing };
-            std::mem::replace(entry, gone).known.release(&mut self.store);
+            let gone = Dirty { slot: NIL, known: Known::Nothing, ends: Vec::new() };
+            let Dirty { known, ends, .. } = std::mem::replace(entry, gone);
+            known.release(&mut self.store);
+            // What it had taken in, nobody else's record ends.
+            self.journal.ended.extend(ends);
         }
         if let Some(chain) = self.agents[slot].logged.take() {
-            self.journal.drop_live(&chain.places);
-            self.journal.ended.push(id);
+            let next = self.journal.begun + 1;
+            self.journal.drop_live_after(next, chain.places);
+            match parent.map(|parent| self.agents[parent].dirty) {
+                Some(idx) if idx != 0 => self.journal.entry(idx).ends.push(id),
+                _ => self.journal.ended.push(id),
+            }
         }
     }
 
@@ -352,7 +398,7 @@ impl Partition {
 
     /// Whether a flush has begun that is not made whole.
     pub fn is_flushing(&self) -> bool {
-        self.journal.left > 0
+        self.journal.is_making()
     }
 
     /// Events that wait for the disk: with any, a flush is urgent.
@@ -396,7 +442,8 @@ impl Partition {
         if kind != Kind::Change
             && let Some(old) = self.agents[slot].logged.take()
         {
-            self.journal.drop_live(&old.places);
+            let flush = self.journal.begun;
+            self.journal.drop_live_after(flush, old.places);
         }
         let mut chain = match kind {
             Kind::Fork => {
@@ -416,6 +463,7 @@ impl Partition {
             chain.change_bytes += bytes;
         }
         chain.pending = pending;
+        chain.flush = self.journal.begun;
         self.agents[slot].logged = Some(chain);
     }
 
@@ -441,6 +489,10 @@ impl Partition {
         {
             let (_, event) = self.journal.held.pop_front().expect("J2: it was there");
             self.events.push(event);
+        }
+        let durable = self.journal.durable;
+        while let Some((_, places)) = self.journal.unneeded.pop_front_if(|(at, _)| *at <= durable) {
+            self.journal.drop_live(&places);
         }
     }
 

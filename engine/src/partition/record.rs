@@ -10,6 +10,7 @@
 //! | identity    | whole, fork: tenant, key, template number, parent                              |
 //! | origin      | fork: id, version, time                                                        |
 //! | pending     | 1: it has calls, and must be in memory to be told of them                       |
+//! | ends        | count; ids of branches that ended with a COMMIT to it                          |
 //! | state       | 0 active, 1 suspended, 2 quarantined; turns; failures; last branch number      |
 //! | restored    | 0 no, 1 forked: index, keep timers, call; 2 rolled back: version; 3 committed  |
 //! | new versions| count; each: number, parent, time, checkpoint, base version or 0, delta        |
@@ -107,12 +108,13 @@ impl Partition {
     }
 
     fn put_ends(&mut self, flush: &mut Flush) {
-        for id in std::mem::take(&mut self.journal.orphans) {
+        let (ended, orphans) = self.journal.take_ends();
+        for id in orphans {
             if self.agents.find(id).is_some() {
                 put(flush, Kind::Orphan, id, None, |_| {});
             }
         }
-        for id in std::mem::take(&mut self.journal.ended) {
+        for id in ended {
             // One that was made again, and written whole by now, is not to be ended by this.
             let written = |slot: u32| {
                 let agent = &self.agents[slot];
@@ -126,7 +128,7 @@ impl Partition {
     }
 
     fn put_agent(&mut self, dirty: Dirty, flush: &mut Flush) {
-        let Dirty { slot, known } = dirty;
+        let Dirty { slot, known, ends } = dirty;
         if slot == NIL {
             return;
         }
@@ -142,7 +144,8 @@ impl Partition {
             }
             Known::Branch(..) => (Kind::Whole, None, None),
         };
-        let changed = before.is_none_or(|before| kind == Kind::Fork || self.differs(agent, before));
+        let changed = !ends.is_empty()
+            || before.is_none_or(|before| kind == Kind::Fork || self.differs(agent, before));
         if changed {
             put(flush, kind, id, from.map(|from| from.parent), |out| {
                 if kind != Kind::Change {
@@ -153,7 +156,7 @@ impl Partition {
                     put_number(out, version);
                     put_number(out, at.0);
                 }
-                self.put_body(slot, before, out);
+                self.put_body(slot, before, &ends, out);
             });
         }
         match known {
@@ -217,9 +220,11 @@ impl Partition {
         }
     }
 
-    fn put_body(&self, slot: u32, before: Option<&Before>, out: &mut Vec<u8>) {
+    fn put_body(&self, slot: u32, before: Option<&Before>, ends: &[AgentId], out: &mut Vec<u8>) {
         let agent = &self.agents[slot];
         out.push(agent.all_calls().next().is_some().into());
+        put_number(out, ends.len() as u64);
+        ends.iter().for_each(|id| out.extend_from_slice(&id.0.to_le_bytes()));
         out.push(match agent.state() {
             State::Active => 0,
             State::Suspended => 1,

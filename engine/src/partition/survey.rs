@@ -6,7 +6,7 @@
 
 use super::Partition;
 use super::journal::Chain;
-use super::replay::read_origin;
+use super::replay::{Head, read_origin};
 use crate::agent::Residence;
 use crate::id::{AgentId, TenantId};
 use crate::key::AgentKey;
@@ -24,6 +24,8 @@ pub struct Heading {
     pub from: Option<AgentId>,
     /// Whether the agent awaits something, in a record of a chain or a stub.
     pub pending: bool,
+    /// Branches that ended with a COMMIT to it, in a record of a chain.
+    pub ends: Vec<AgentId>,
     /// The chain that a stub holds.
     pub places: Vec<Place>,
 }
@@ -42,10 +44,11 @@ impl Record<'_> {
             heading.owner = Some((tenant, key));
         }
         match self.kind {
-            Kind::Whole | Kind::Change => heading.pending = reader.flag()?,
-            Kind::Fork => {
-                heading.from = Some(read_origin(&mut reader)?.0);
-                heading.pending = reader.flag()?;
+            Kind::Whole | Kind::Change | Kind::Fork => {
+                if self.kind == Kind::Fork {
+                    heading.from = Some(read_origin(&mut reader)?.0);
+                }
+                Head { pending: heading.pending, ends: heading.ends } = Head::read(&mut reader)?;
             }
             Kind::Stub => {
                 let chain = read_stub(&mut reader)?;
@@ -71,7 +74,7 @@ pub(super) fn read_stub(reader: &mut Reader<'_>) -> Result<Chain, RecordError> {
             len_bytes: reader.small("a length")?,
         });
     }
-    Ok(Chain { places: Rc::new(places), whole_bytes, change_bytes, pending })
+    Ok(Chain { places: Rc::new(places), whole_bytes, change_bytes, pending, flush: 0 })
 }
 
 /// An agent's chain.
@@ -118,6 +121,7 @@ impl Partition {
         let whole_bytes = old.whole_bytes;
         let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
         let change_bytes = bytes.checked_sub(whole_bytes).expect("U1: its whole record is kept");
-        self.set_chain(slot, Chain { places: Rc::new(places), whole_bytes, change_bytes, pending });
+        let places = Rc::new(places);
+        self.set_chain(slot, Chain { places, whole_bytes, change_bytes, pending, flush: 0 });
     }
 }

@@ -4,6 +4,8 @@
 //! S1  what is read is batches of one sequence without a gap, each whole.
 //! S2  a log that goes on behind a batch that is not whole was damaged, not torn: it is not used,
 //!     because what follows rests on what is lost.
+//! S5  a life of the shard begins in a segment of its own: what an earlier one still had on its way
+//!     to the disk may land in its segments whenever it likes.
 //! S4  the last batch may have been on its way when an earlier life ended: it is written once more,
 //!     so that what comes to rest on it is not more durable than it is.
 //! S3  one write is in flight at a time, so a log that ends torn has lost one batch, which nobody
@@ -112,53 +114,52 @@ pub(crate) async fn recover<D: Driver>(
         newest: None,
     };
     let mut recovery = Recovery::default();
-    let mut end = End { segment: first, offset: 0, sequence: 0, epoch: 0 };
-    let mut left = &segments[..];
-    while let Some((segment, rest)) = left.split_first() {
-        left = rest;
-        let bytes = read_segment(files.as_mut(), *segment, *segment_bytes, driver)
-            .await
-            .map_err(io_error)?;
+    let mut begins = Vec::new();
+    for segment in &segments {
+        let sequence = first_sequence(files.as_mut(), *segment, key, driver).await;
+        begins.push((*segment, sequence.map_err(io_error)?));
+    }
+    for (at, (segment, _)) in begins.iter().enumerate() {
+        let bytes = read_segment(files.as_mut(), *segment, *segment_bytes, driver);
+        let bytes = bytes.await.map_err(io_error)?;
         beat(driver.now());
-        let taken = scan.segment(*segment, &bytes, partition, &mut recovery)?;
-        (end.segment, end.offset) = (*segment, taken);
-        let mut firsts = Vec::new();
-        for next in rest {
-            let sequence = first_sequence(files.as_mut(), *next, key, driver).await;
-            firsts.extend(sequence.map_err(io_error)?);
-            if firsts.first().is_some_and(|first| scan.sequence == Some(*first)) {
-                break;
-            }
-        }
-        if firsts.first().is_some_and(|first| scan.sequence == Some(*first)) {
-            continue;
-        }
-        // The end, unless there is more of it behind.
+        // A later life's segment says where this one ends (S5).
+        let next = begins[at + 1..].iter().find_map(|(_, sequence)| *sequence);
+        let taken = scan.segment(*segment, &bytes, next, partition, &mut recovery)?;
         let rest = bytes.get(taken as usize..).unwrap_or_default();
-        let behind = scan.behind(rest);
-        if let Some(next) = behind.or(firsts.into_iter().find(|next| scan.is_behind(*next))) {
+        let found = match next {
+            Some(next) if scan.sequence.is_some_and(|sequence| sequence != next) => Some(next),
+            Some(_) if scan.sequence.is_some() || begins[at].1.is_none() => None,
+            _ => scan.behind(rest),
+        };
+        if let Some(next) = found {
             let (segment, offset) = (*segment, taken);
             let sequence = scan.sequence.unwrap_or(0);
             return Err(ScanError::Damaged { shard, sequence, segment, offset, next });
         }
-        scan.found.torn = scan.is_torn(rest);
-        break;
+        scan.found.torn = next.is_none() && scan.is_torn(rest);
+        if next.is_none() {
+            break;
+        }
     }
     if let Some(newest) = scan.newest.take() {
         write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
     }
-    end.sequence = scan.sequence.unwrap_or(0);
-    end.epoch = scan.epoch + 1;
+    let segment = segments.last().map_or(first, |last| last + 1);
+    let sequence = scan.sequence.unwrap_or(0);
+    let end = End { segment, offset: 0, sequence, epoch: scan.epoch + 1 };
     let found = Found { agents: partition.recovered(recovery, scan.last), ..scan.found };
     Ok((end, found))
 }
 
 impl Scan<'_> {
-    /// Takes in the batches of a segment, as far as they go; how many bytes that is.
+    /// Takes in the batches of a segment before number `next`, as far as they go; how many bytes that
+    /// is.
     fn segment(
         &mut self,
         segment: u32,
         bytes: &[u8],
+        next: Option<u64>,
         partition: &mut Partition,
         recovery: &mut Recovery,
     ) -> Result<u32, ScanError> {
@@ -176,7 +177,10 @@ impl Scan<'_> {
                 let what = format!("of shard {}", batch.head.shard.0);
                 return Err(ScanError::Foreign { shard: self.shard, segment, what });
             }
-            if self.sequence.is_some_and(|sequence| sequence != batch.head.sequence) {
+            let number = batch.head.sequence;
+            if self.sequence.is_some_and(|sequence| sequence != number)
+                || next.is_some_and(|next| number >= next)
+            {
                 break;
             }
             self.sequence = Some(batch.head.sequence + 1);

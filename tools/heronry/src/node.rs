@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use heronry_engine::Native;
 use heronry_engine::config::{Config, Isolation};
 use heronry_engine::{ShardId, template};
-use heronry_net::listen;
+use heronry_net::listen::{self, ListenError};
 use heronry_numa::{Calibration, Host};
 use heronry_shards::seat::{Seat, SeatPlan};
 use heronry_shards::supervisor::{self, NodePlan, Notice};
@@ -27,9 +27,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Part of memory that all arenas together may use when the config does not say.
 const ARENAS_PERCENT: u64 = 60;
@@ -37,6 +38,9 @@ const ARENAS_PERCENT: u64 = 60;
 const LIVE_PERCENT: u64 = 25;
 /// Descriptors of a shard that are no connections.
 const OWN_FILES: u64 = 128;
+/// How long a start waits for a Unix socket that somebody listens on, and between two looks.
+const SOCKET_WAIT: Duration = Duration::from_secs(2);
+const SOCKET_PAUSE: Duration = Duration::from_millis(50);
 /// A shard without a heartbeat for this long is taken for hung.
 const HANG: Duration = Duration::from_secs(10);
 
@@ -211,7 +215,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
     raise_open_files();
     let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
     let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
-    let unix_listener = listen::listen_unix(&ground.unix_socket)?;
+    let unix_listener = listen_unix(&ground.unix_socket)?;
     let socket = SocketFile(ground.unix_socket.clone());
     // What the log says of times is to hold after the machine was started again.
     let calibration = Calibration::measure().since_1970();
@@ -249,6 +253,20 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         links: None,
     };
     Ok((plan, tcp, socket))
+}
+
+/// Listens on the Unix socket. The kernel may close the listener of a killed node a moment after its
+/// processes are gone, so one that answers is asked for a while.
+fn listen_unix(path: &Path) -> Result<OwnedFd> {
+    let deadline = Instant::now() + SOCKET_WAIT;
+    loop {
+        match listen::listen_unix(path) {
+            Err(ListenError::UnixInUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(SOCKET_PAUSE);
+            }
+            listening => return Ok(listening?),
+        }
+    }
 }
 
 /// Refuses a number of shards that the data folder was not written with: agents would be looked for

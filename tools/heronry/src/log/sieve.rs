@@ -273,13 +273,19 @@ impl<'a> Sieve<'a> {
                 self.fresh.as_mut().map(|fresh| fresh.insert(record.id));
                 self.sieved.touched.remove(&record.id);
             }
-            Kind::End => {
-                self.fresh.as_mut().map(|fresh| fresh.remove(&record.id));
-                self.sieved.touched.remove(&record.id);
-            }
+            Kind::End => self.ended(record.id),
             _ => {}
         }
+        if taken.is_ok() {
+            heading.ends.iter().for_each(|id| self.ended(*id));
+        }
         Ok(taken)
+    }
+
+    /// What becomes of an agent that ended is no question any more.
+    fn ended(&mut self, id: AgentId) {
+        self.fresh.as_mut().map(|fresh| fresh.remove(&id));
+        self.sieved.touched.remove(&id);
     }
 
     fn feed(&mut self, record: Record<'_>, place: Place) -> Result<(), RecordError> {
