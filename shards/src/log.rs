@@ -148,6 +148,8 @@ pub(crate) struct Log {
     first: u32,
     /// The segment that is being emptied, and whether all agents were looked at.
     victim: Option<(u32, bool)>,
+    /// Whether what was written last is of a flush that is not whole.
+    void: bool,
     /// Whether segments may have become useless.
     untidy: bool,
     totals: LogTotals,
@@ -203,6 +205,7 @@ impl Log {
             index_bytes,
             first,
             victim: None,
+            void: false,
             untidy: false,
             totals: LogTotals::default(),
             report,
@@ -326,7 +329,8 @@ impl Log {
         }
     }
 
-    /// Makes a batch of what is packed, and gives it its place.
+    /// Makes a batch of what is packed, and gives it its place. One that makes a flush whole says so;
+    /// where nothing is left of the flush, it holds nothing else.
     fn seal_with(
         &mut self,
         now: Nanos,
@@ -334,7 +338,8 @@ impl Log {
         flush: Option<u64>,
         index: Option<u32>,
     ) {
-        if self.packer.is_empty() {
+        let empty = self.packer.is_empty() && !(flush.is_some() && self.void);
+        if empty {
             // Nothing to write: what waits for it waits for what is written before, if anything.
             let last = self.ready.back_mut().or(self.writing.as_mut());
             if let Some(last) = last {
@@ -351,11 +356,17 @@ impl Log {
             written_at: now,
             call_last: last.call,
             request_last: last.request,
+            whole: flush.is_some(),
         };
+        if !empty && !self.fits(0) {
+            // Only when it holds nothing: whatever was packed fits.
+            self.roll();
+        }
         let (segment, offset) = (self.end.segment, self.end.offset);
-        let bytes = if self.packer.is_empty() {
+        let bytes = if empty {
             Vec::new()
         } else {
+            self.void = flush.is_none();
             self.end.sequence += 1;
             let spare = std::mem::take(&mut self.spare);
             self.packer.finish(&self.plan.key, head, spare)

@@ -14,7 +14,8 @@
 //! | 40..48  | requests numbered so far                                                  |
 //! | 48..52  | length of the records                                                     |
 //! | 52..56  | number of records                                                         |
-//! | 56..64  | zero                                                                      |
+//! | 56      | 1: a flush is whole with it; what is written after the last such one is void |
+//! | 57..64  | zero                                                                      |
 //! | 64..96  | BLAKE3 of bytes 0..64 and of the records, keyed with the log's own key    |
 //! | 96...   | the records, then zeros up to a multiple of [`BATCH_ALIGN_BYTES`]         |
 //!
@@ -63,6 +64,8 @@ pub struct BatchHead {
     pub call_last: u64,
     /// Requests numbered so far.
     pub request_last: u64,
+    /// Whether a flush is whole with it: the batches after the last such one are void.
+    pub whole: bool,
 }
 
 /// Why bytes are no batch.
@@ -139,6 +142,7 @@ impl Packer {
         bytes[40..48].copy_from_slice(&head.request_last.to_le_bytes());
         bytes[48..52].copy_from_slice(&len.to_le_bytes());
         bytes[52..56].copy_from_slice(&record_count.to_le_bytes());
+        bytes[56] = head.whole.into();
         let hash = hash(key, &bytes[..HASHED_BYTES], &bytes[HEAD_BYTES..]);
         bytes[HASHED_BYTES..HEAD_BYTES].copy_from_slice(&hash);
         bytes.resize(bytes.len().next_multiple_of(BATCH_ALIGN_BYTES), 0);
@@ -182,6 +186,7 @@ impl<'a> Batch<'a> {
             written_at: Nanos(u64::from_le_bytes(field(bytes, 24))),
             call_last: u64::from_le_bytes(field(bytes, 32)),
             request_last: u64::from_le_bytes(field(bytes, 40)),
+            whole: bytes[56] == 1,
         };
         let damaged = BatchError::Damaged { sequence: head.sequence };
         let len_bytes = promised_bytes(bytes).ok_or(damaged)?;
@@ -240,6 +245,7 @@ mod tests {
             written_at: Nanos(3),
             call_last: 4,
             request_last: 5,
+            whole: true,
         }
     }
 

@@ -192,10 +192,9 @@ impl Partition {
 
         let mut left = Vec::new();
         self.hand_over(slot, parent);
-        left.push(self.end_with(slot, "was committed", Some(parent)));
+        left.push(self.end(slot, "was committed"));
         while let Some(sibling) = self.agents[parent].kin.first_branch() {
-            let why = "ended when a branch beside it was committed";
-            left.push(self.end_with(sibling, why, Some(parent)));
+            left.push(self.end(sibling, "ended when a branch beside it was committed"));
         }
         if self.agents[parent].state().is_held() {
             self.settle_held(now, parent);

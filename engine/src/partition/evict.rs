@@ -61,7 +61,7 @@ impl Partition {
     pub(super) fn touch_whole(&mut self, slot: u32) {
         let agent = &mut self.agents[slot];
         assert!(agent.dirty == 0, "J1: {} is in the list", agent.key);
-        let dirty = Dirty { slot, known: Known::Nothing, ends: Vec::new() };
+        let dirty = Dirty { slot, known: Known::Nothing };
         agent.dirty = self.journal.push(dirty);
     }
 

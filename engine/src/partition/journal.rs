@@ -5,7 +5,8 @@
 //! J1  an agent is in the list before it changes; what it was then is what its record tells from.
 //! J2  an event that rests on changes leaves when every change made before it is on disk; such
 //!     events leave in order.
-//! J3  a flush covers every agent that had changed when it began.
+//! J3  a flush covers every change made before it was made whole, and no later one: what a crash
+//!     leaves is the partition as it was at one moment.
 //! J4  a segment's count of live bytes is that of the records in agents' chains, those in memory and
 //!     those that a crash would bring back.
 
@@ -73,9 +74,6 @@ pub(super) enum Known {
 pub(super) struct Dirty {
     pub(super) slot: u32,
     pub(super) known: Known,
-    /// Branches that ended with a COMMIT to it: its record ends them, so that a crash leaves both
-    /// or neither.
-    pub(super) ends: Vec<AgentId>,
 }
 
 /// A record that a flush has made, in the order of its bytes.
@@ -121,17 +119,15 @@ pub struct Live {
 #[derive(Default)]
 pub(super) struct Journal {
     pub(super) on: bool,
-    /// Changed agents, those of the flush that has begun first.
+    /// Changed agents, in the order in which they first did.
     list: VecDeque<Dirty>,
     /// Entries that have left the list: where its indices begin.
     popped: u64,
-    /// Entries of the list that the flush has yet to write.
-    pub(super) left: usize,
+    /// Whether a flush has begun that is not made whole.
+    making: bool,
     /// Agents that ended, and branches that lost their parent, which the log knows.
     ended: Vec<AgentId>,
     orphans: Vec<AgentId>,
-    /// How many of these the flush has yet to write.
-    ends_left: (usize, usize),
     /// Records that no chain needs any more once a flush is on disk.
     unneeded: VecDeque<(u64, Rc<Vec<Place>>)>,
     begun: u64,
@@ -191,9 +187,9 @@ impl Journal {
 
     /// The flush's next entry.
     pub(super) fn pop(&mut self) -> Option<Dirty> {
-        self.left = self.left.checked_sub(1)?;
+        let next = self.list.pop_front()?;
         self.popped += 1;
-        self.list.pop_front()
+        Some(next)
     }
 
     /// Whether something is not in the log yet.
@@ -216,22 +212,13 @@ impl Journal {
 
     /// Begins a flush of all that has changed, unless one has begun that is not written whole.
     pub(super) fn begin(&mut self) {
-        if self.left == 0 && self.ends_left == (0, 0) {
-            self.left = self.list.len();
-            self.ends_left = (self.ended.len(), self.orphans.len());
-            self.begun += 1;
-        }
+        self.begun += u64::from(!std::mem::replace(&mut self.making, true));
     }
 
-    /// Ends and orphans of the flush.
-    pub(super) fn take_ends(&mut self) -> (Vec<AgentId>, Vec<AgentId>) {
-        let (ended, orphans) = std::mem::take(&mut self.ends_left);
-        (self.ended.drain(..ended).collect(), self.orphans.drain(..orphans).collect())
-    }
-
-    /// Whether a flush has begun that is not made whole.
-    fn is_making(&self) -> bool {
-        self.left > 0 || self.ends_left != (0, 0)
+    /// Ends the flush, of which only these ends and orphans are left.
+    pub(super) fn finish(&mut self) -> (Vec<AgentId>, Vec<AgentId>) {
+        self.making = false;
+        (std::mem::take(&mut self.ended), std::mem::take(&mut self.orphans))
     }
 
     pub(super) fn begun(&self) -> u64 {
@@ -240,10 +227,7 @@ impl Journal {
 
     /// The flush after which all that has changed until now is on disk.
     fn target(&self) -> u64 {
-        let (ended, orphans) = self.ends_left;
-        let more =
-            self.list.len() > self.left || self.ended.len() > ended || self.orphans.len() > orphans;
-        let target = self.begun + u64::from(more);
+        let target = self.begun + u64::from(self.is_dirty() && !self.making);
         self.held.back().map_or(target, |(last, _)| target.max(*last))
     }
 
@@ -323,7 +307,7 @@ impl Partition {
             None => Known::Nothing,
             Some(_) => Known::Earlier(Before::of(agent, &mut self.store)),
         };
-        agent.dirty = self.journal.push(Dirty { slot, known, ends: Vec::new() });
+        agent.dirty = self.journal.push(Dirty { slot, known });
     }
 
     /// As [`Partition::touch`], for a new branch.
@@ -331,29 +315,23 @@ impl Partition {
         if self.journal.on {
             let agent = &mut self.agents[slot];
             let known = Known::Branch(from, Before::of(agent, &mut self.store));
-            agent.dirty = self.journal.push(Dirty { slot, known, ends: Vec::new() });
+            agent.dirty = self.journal.push(Dirty { slot, known });
         }
     }
 
-    /// Notes that an agent, which is still there, ends; with a COMMIT to `parent`, if one is given.
-    pub(super) fn forget_changes(&mut self, slot: u32, parent: Option<u32>) {
+    /// Notes that an agent, which is still there, ends.
+    pub(super) fn forget_changes(&mut self, slot: u32) {
         let agent = &mut self.agents[slot];
         let (id, idx) = (agent.id, std::mem::take(&mut agent.dirty));
         if idx != 0 {
             let entry = self.journal.entry(idx);
-            let gone = Dirty { slot: NIL, known: Known::Nothing, ends: Vec::new() };
-            let Dirty { known, ends, .. } = std::mem::replace(entry, gone);
-            known.release(&mut self.store);
-            // What it had taken in, nobody else's record ends.
-            self.journal.ended.extend(ends);
+            let gone = Dirty { slot: NIL, known: Known::Nothing };
+            std::mem::replace(entry, gone).known.release(&mut self.store);
         }
         if let Some(chain) = self.agents[slot].logged.take() {
             let next = self.journal.begun + 1;
             self.journal.drop_live_after(next, chain.places);
-            match parent.map(|parent| self.agents[parent].dirty) {
-                Some(idx) if idx != 0 => self.journal.entry(idx).ends.push(id),
-                _ => self.journal.ended.push(id),
-            }
+            self.journal.ended.push(id);
         }
     }
 
@@ -398,7 +376,7 @@ impl Partition {
 
     /// Whether a flush has begun that is not made whole.
     pub fn is_flushing(&self) -> bool {
-        self.journal.is_making()
+        self.journal.making
     }
 
     /// Events that wait for the disk: with any, a flush is urgent.

@@ -45,7 +45,7 @@ impl Partition {
         if let Err(fault) = self.start(now, slot, image_bytes) {
             self.counters.faults += 1;
             let refusal = self.refusal(slot, fault);
-            self.remove(slot, None);
+            self.remove(slot);
             return Err(refusal);
         }
         self.counters.creates += 1;
@@ -79,11 +79,6 @@ impl Partition {
     /// Ends an agent and frees its pages. Its calls are dropped, its branches go on without a
     /// parent. The requests that waited come back, for [`Partition::readmit`].
     pub(super) fn end(&mut self, slot: u32, why: &'static str) -> Left {
-        self.end_with(slot, why, None)
-    }
-
-    /// As [`Partition::end`], of a branch that ends with a COMMIT to `parent`.
-    pub(super) fn end_with(&mut self, slot: u32, why: &'static str, parent: Option<u32>) -> Left {
         self.abandon(slot, why);
         self.drop_calls(slot, why, Requests::Drop);
         self.drop_sends(slot);
@@ -96,7 +91,7 @@ impl Partition {
                 waiting.push(request);
             }
         }
-        let to = self.remove(slot, parent);
+        let to = self.remove(slot);
         self.hot.forget(to.id);
         self.counters.terminates += 1;
         self.roster.push(RosterChange::Ended(to.tenant, to.key.clone()));
@@ -132,8 +127,8 @@ impl Partition {
     }
 
     /// Takes a slot's agent out of the table and releases its pages.
-    fn remove(&mut self, slot: u32, parent: Option<u32>) -> Address {
-        self.forget_changes(slot, parent);
+    fn remove(&mut self, slot: u32) -> Address {
+        self.forget_changes(slot);
         let agent = self.agents.remove(slot);
         self.counters.agents -= 1;
         self.counters.cold -= u64::from(agent.residence != Residence::Warm);

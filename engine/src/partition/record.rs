@@ -10,7 +10,6 @@
 //! | identity    | whole, fork: tenant, key, template number, parent                              |
 //! | origin      | fork: id, version, time                                                        |
 //! | pending     | 1: it has calls, and must be in memory to be told of them                       |
-//! | ends        | count; ids of branches that ended with a COMMIT to it                          |
 //! | state       | 0 active, 1 suspended, 2 quarantined; turns; failures; last branch number      |
 //! | restored    | 0 no, 1 forked: index, keep timers, call; 2 rolled back: version; 3 committed  |
 //! | new versions| count; each: number, parent, time, checkpoint, base version or 0, delta        |
@@ -64,11 +63,7 @@ impl Partition {
             };
             self.put_agent(dirty, flush);
         }
-        if self.journal.left > 0 {
-            return None;
-        }
-        self.put_ends(flush);
-        Some(self.journal.begun())
+        None
     }
 
     /// Goes on with the index, if one is being written; whether it ended.
@@ -108,27 +103,22 @@ impl Partition {
     }
 
     fn put_ends(&mut self, flush: &mut Flush) {
-        let (ended, orphans) = self.journal.take_ends();
+        let (ended, orphans) = self.journal.finish();
         for id in orphans {
             if self.agents.find(id).is_some() {
                 put(flush, Kind::Orphan, id, None, |_| {});
             }
         }
         for id in ended {
-            // One that was made again, and written whole by now, is not to be ended by this.
-            let written = |slot: u32| {
-                let agent = &self.agents[slot];
-                agent.logged.is_some() || agent.dirty == 0
-            };
-            let again = self.agents.find(id).is_some_and(written);
-            if !again {
+            // One that was made again is in the flush, whole.
+            if self.agents.find(id).is_none() {
                 put(flush, Kind::End, id, None, |_| {});
             }
         }
     }
 
     fn put_agent(&mut self, dirty: Dirty, flush: &mut Flush) {
-        let Dirty { slot, known, ends } = dirty;
+        let Dirty { slot, known } = dirty;
         if slot == NIL {
             return;
         }
@@ -144,8 +134,7 @@ impl Partition {
             }
             Known::Branch(..) => (Kind::Whole, None, None),
         };
-        let changed = !ends.is_empty()
-            || before.is_none_or(|before| kind == Kind::Fork || self.differs(agent, before));
+        let changed = before.is_none_or(|before| kind == Kind::Fork || self.differs(agent, before));
         if changed {
             put(flush, kind, id, from.map(|from| from.parent), |out| {
                 if kind != Kind::Change {
@@ -156,7 +145,7 @@ impl Partition {
                     put_number(out, version);
                     put_number(out, at.0);
                 }
-                self.put_body(slot, before, &ends, out);
+                self.put_body(slot, before, out);
             });
         }
         match known {
@@ -220,11 +209,9 @@ impl Partition {
         }
     }
 
-    fn put_body(&self, slot: u32, before: Option<&Before>, ends: &[AgentId], out: &mut Vec<u8>) {
+    fn put_body(&self, slot: u32, before: Option<&Before>, out: &mut Vec<u8>) {
         let agent = &self.agents[slot];
         out.push(agent.all_calls().next().is_some().into());
-        put_number(out, ends.len() as u64);
-        ends.iter().for_each(|id| out.extend_from_slice(&id.0.to_le_bytes()));
         out.push(match agent.state() {
             State::Active => 0,
             State::Suspended => 1,

@@ -114,7 +114,7 @@ impl Partition {
                     Kind::Fork => Some(read_origin(&mut reader)?.0),
                     _ => None,
                 };
-                let head = Head::read(&mut reader)?;
+                let pending = reader.flag()?;
                 if let Some(from) = from.filter(|from| self.chain_places(*from).is_none()) {
                     return Err(RecordError::NoBase(from));
                 }
@@ -123,20 +123,22 @@ impl Partition {
                     Some(slot) => slot,
                     None => self.insert_cold(identity),
                 };
-                self.extend_chain(slot, record.kind, from, &places, head.pending);
-                self.recover_ends(recovery, &head.ends);
+                self.extend_chain(slot, record.kind, from, &places, pending);
             }
             Kind::Change => {
                 // One that the index has not come to is in its chain when it does.
                 let Some(slot) = self.agents.find(id) else {
-                    self.recover_ends(recovery, &Head::read(&mut reader)?.ends);
                     return if recovery.indexing { Ok(()) } else { Err(RecordError::NoBase(id)) };
                 };
-                let head = Head::read(&mut reader)?;
-                self.extend_chain(slot, Kind::Change, None, &places, head.pending);
-                self.recover_ends(recovery, &head.ends);
+                let pending = reader.flag()?;
+                self.extend_chain(slot, Kind::Change, None, &places, pending);
             }
-            Kind::End => self.recover_ends(recovery, &[id]),
+            Kind::End => {
+                if let Some(slot) = self.agents.find(id) {
+                    self.remove_cold(slot);
+                }
+                recovery.parents.remove(&id);
+            }
             Kind::Orphan => _ = recovery.parents.remove(&id),
             Kind::Stub => self.recover_stub(recovery, &mut reader)?,
             Kind::IndexBegin => recovery.indexing = true,
@@ -144,15 +146,6 @@ impl Partition {
             Kind::Part => {}
         }
         Ok(())
-    }
-
-    fn recover_ends(&mut self, recovery: &mut Recovery, ends: &[AgentId]) {
-        for id in ends {
-            if let Some(slot) = self.agents.find(*id) {
-                self.remove_cold(slot);
-            }
-            recovery.parents.remove(id);
-        }
     }
 
     fn recover_stub(
@@ -447,23 +440,6 @@ struct Again {
     result: Option<Result<crate::verb::Reply, Refusal>>,
 }
 
-/// What a record says before its agent's state: all that a start looks at.
-pub(super) struct Head {
-    pub(super) pending: bool,
-    pub(super) ends: Vec<AgentId>,
-}
-
-impl Head {
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Head, RecordError> {
-        let pending = reader.flag()?;
-        let mut ends = Vec::new();
-        for _ in 0..reader.count()? {
-            ends.push(AgentId(reader.id()?));
-        }
-        Ok(Head { pending, ends })
-    }
-}
-
 impl Replay {
     /// A chain begins, or goes over to a branch.
     fn begin(
@@ -500,7 +476,8 @@ impl Replay {
         under: &Under<'_>,
         dedupe_max: usize,
     ) -> Result<(), RecordError> {
-        Head::read(reader)?;
+        // For those that read heads only.
+        reader.flag()?;
         self.state = match reader.byte()? {
             0 => State::Active,
             1 => State::Suspended,

@@ -6,7 +6,7 @@
 
 use super::Partition;
 use super::journal::Chain;
-use super::replay::{Head, read_origin};
+use super::replay::read_origin;
 use crate::agent::Residence;
 use crate::id::{AgentId, TenantId};
 use crate::key::AgentKey;
@@ -24,8 +24,6 @@ pub struct Heading {
     pub from: Option<AgentId>,
     /// Whether the agent awaits something, in a record of a chain or a stub.
     pub pending: bool,
-    /// Branches that ended with a COMMIT to it, in a record of a chain.
-    pub ends: Vec<AgentId>,
     /// The chain that a stub holds.
     pub places: Vec<Place>,
 }
@@ -48,7 +46,7 @@ impl Record<'_> {
                 if self.kind == Kind::Fork {
                     heading.from = Some(read_origin(&mut reader)?.0);
                 }
-                Head { pending: heading.pending, ends: heading.ends } = Head::read(&mut reader)?;
+                heading.pending = reader.flag()?;
             }
             Kind::Stub => {
                 let chain = read_stub(&mut reader)?;

@@ -74,6 +74,8 @@ pub(crate) struct Found {
     pub(crate) bytes: u64,
     /// Whether the log ended with a batch that was not whole (S3).
     pub(crate) torn: bool,
+    /// Batches of a flush that was not whole.
+    pub(crate) void: u64,
     /// Records that made no sense where they stood.
     pub(crate) bad_records: u64,
     pub(crate) agents: u32,
@@ -88,7 +90,11 @@ struct Scan<'a> {
     epoch: u32,
     last: Last,
     found: Found,
-    /// The last whole batch, and where it lies.
+    /// The batches of a flush that is not whole yet, with where they lie.
+    held: Vec<(u32, u32, Vec<u8>)>,
+    /// The number of the batch after the last whole flush.
+    whole: u64,
+    /// The last batch that made a flush whole, and where it lies.
     newest: Option<(u32, u32, Vec<u8>)>,
 }
 
@@ -111,6 +117,8 @@ pub(crate) async fn recover<D: Driver>(
         epoch: 0,
         last: Last::default(),
         found: Found::default(),
+        held: Vec::new(),
+        whole: 0,
         newest: None,
     };
     let mut recovery = Recovery::default();
@@ -146,7 +154,9 @@ pub(crate) async fn recover<D: Driver>(
         write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
     }
     let segment = segments.last().map_or(first, |last| last + 1);
-    let sequence = scan.sequence.unwrap_or(0);
+    scan.found.void = scan.held.len() as u64;
+    // What is void is passed over by those that read later: this life's first batch has its number.
+    let sequence = scan.whole;
     let end = End { segment, offset: 0, sequence, epoch: scan.epoch + 1 };
     let found = Found { agents: partition.recovered(recovery, scan.last), ..scan.found };
     Ok((end, found))
@@ -187,8 +197,34 @@ impl Scan<'_> {
             self.epoch = self.epoch.max(batch.head.epoch);
             self.last.call = self.last.call.max(batch.head.call_last);
             self.last.request = self.last.request.max(batch.head.request_last);
+            let end = bytes.len().min(at + batch.len_bytes);
+            self.held.push((segment, at as u32, bytes[at..end].to_vec()));
+            if batch.head.whole {
+                self.take_held(partition, recovery);
+                newest = Some(at);
+            }
+            self.found.batches += 1;
+            self.found.bytes += batch.len_bytes as u64;
+            at += batch.len_bytes;
+        }
+        if let Some(begins) = newest {
+            let len_bytes = promised_bytes(&bytes[begins..]).unwrap_or(0);
+            let end = bytes.len().min(begins + len_bytes);
+            let mut batch = bytes[begins..end].to_vec();
+            batch.resize(len_bytes, 0);
+            self.newest = Some((segment, begins as u32, batch));
+        }
+        Ok(at as u32)
+    }
+
+    /// Takes in the batches of a flush, which is whole.
+    fn take_held(&mut self, partition: &mut Partition, recovery: &mut Recovery) {
+        for (segment, at, bytes) in std::mem::take(&mut self.held) {
+            let Ok(batch) = Batch::read(self.key, &bytes) else {
+                unreachable!("S1: it was whole a moment ago");
+            };
             for (begins, record) in batch.iter() {
-                let offset = (at + begins) as u32;
+                let offset = at + begins as u32;
                 let taken = record.and_then(|record| {
                     let len_bytes = record.len_bytes as u32;
                     partition.recover(recovery, record, Place { segment, offset, len_bytes })
@@ -196,17 +232,8 @@ impl Scan<'_> {
                 self.found.bad_records += u64::from(taken.is_err());
                 self.found.records += 1;
             }
-            self.found.batches += 1;
-            self.found.bytes += batch.len_bytes as u64;
-            newest = Some(at);
-            at += batch.len_bytes;
+            self.whole = batch.head.sequence + 1;
         }
-        if let Some(begins) = newest {
-            let mut batch = bytes[begins..at.min(bytes.len())].to_vec();
-            batch.resize(at - begins, 0);
-            self.newest = Some((segment, begins as u32, batch));
-        }
-        Ok(at as u32)
     }
 
     /// Whether a batch of this number has its place behind the end.

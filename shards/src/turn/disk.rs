@@ -72,14 +72,18 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     }
 
     fn report_found(&self, found: &Found, took: Nanos) {
-        let Found { batches, records, bytes, torn, bad_records, agents } = *found;
+        let Found { batches, records, bytes, torn, void, bad_records, agents } = *found;
         if batches == 0 {
             return;
         }
         let torn = if torn { "; the last batch was torn and is dropped" } else { "" };
+        let void = match void {
+            0 => String::new(),
+            count => format!("; {count} batches of an unfinished flush are dropped"),
+        };
         (self.plan.report)(format_args!(
             "shard {} has {agents} agents from its log: {batches} batches with {records} records, \
-             {bytes} bytes, read in {} ms{torn}",
+             {bytes} bytes, read in {} ms{torn}{void}",
             self.me.0,
             took.0 / 1_000_000
         ));

@@ -256,17 +256,22 @@ struct Made(tempfile::TempDir);
 
 impl Made {
     fn new(log: &Writer, batch: usize, byte: usize) -> Made {
+        let made = Made::whole(log);
+        let Written { segment, offset, .. } = log.written[batch];
+        let path = made.0.path().join(format!("log/0000/{segment:010}.log"));
+        let mut bytes = fs::read(&path).expect("a segment");
+        bytes[offset + byte] ^= 1;
+        fs::write(path, bytes).expect("written");
+        made
+    }
+
+    fn whole(log: &Writer) -> Made {
         let made = Made(tempfile::tempdir().expect("a folder"));
         let mut log_folder = made.0.path().join("log");
         fs::create_dir_all(&log_folder).expect("made");
         fs::write(log_folder.join("shards"), "1\n").expect("written");
         log_folder.push("0000");
         log.save(&log_folder, 1 << 20);
-        let Written { segment, offset, .. } = log.written[batch];
-        let path = log_folder.join(format!("{segment:010}.log"));
-        let mut bytes = fs::read(&path).expect("a segment");
-        bytes[offset + byte] ^= 1;
-        fs::write(path, bytes).expect("written");
         made
     }
 
@@ -347,6 +352,31 @@ fn damage_at_the_start_of_the_last_segment_is_found() {
         (left.says("counter/a", "get"), left.says("counter/b", "get")),
         ("1".into(), "1".into())
     );
+}
+
+#[test]
+fn w4_what_an_earlier_life_had_on_its_way_is_not_taken() {
+    let mut log = Writer::new();
+    for _ in 0..3 {
+        log.says("counter/a", "1");
+        log.flush();
+    }
+    let late = log.segments[&0].clone();
+    log.lose(1);
+    log.restart(0);
+    log.roll();
+    for message in ["10", "100"] {
+        log.says("counter/a", message);
+        log.flush();
+    }
+    // The batch that the second life did not see lands when that has written its own.
+    log.segments.insert(0, late);
+    let made = Made::whole(&log);
+    let (status, verdict) = made.verb("verify", &[]);
+    assert_eq!((status, &verdict["shards"][0]["batches"]), (0, &4.into()), "{verdict}");
+    let path = made.0.path().display().to_string();
+    let lines = text(&run(&["log", "dump", "--json", "--data", &path]).stdout);
+    assert_eq!(lines.lines().filter(|line| line.contains("\"epoch\":2")).count(), 2, "{lines}");
 }
 
 #[test]

@@ -277,7 +277,7 @@ impl<'a> Sieve<'a> {
             _ => {}
         }
         if taken.is_ok() {
-            heading.ends.iter().for_each(|id| self.ended(*id));
+
         }
         Ok(taken)
     }

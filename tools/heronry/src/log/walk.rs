@@ -6,6 +6,8 @@
 //!     is missing, the damage is told before the next batch.
 //! W2  batches of an earlier life of the shard behind those of a later one are not given.
 //! W3  a batch that is not whole at the very end is torn: nothing tells it from a damaged one.
+//! W4  a batch that a later segment begins with ends the segments before it: what an earlier life
+//!     had on its way to the disk may have landed there later.
 
 use super::segment::ShardLog;
 use anyhow::{Context, Result, bail};
@@ -87,10 +89,21 @@ pub fn walk(
         heads: Vec::new(),
         is_past: false,
     };
-    for number in log.segments.iter().filter(|number| **number >= from) {
-        walker.segment(*number, visit).with_context(|| format!("segment {number}"))?;
+    let segments: Vec<u32> =
+        log.segments.iter().copied().filter(|number| *number >= from).collect();
+    let begins = segments.iter().map(|number| first_sequence(log, *number));
+    let begins = begins.collect::<Result<Vec<Option<u64>>>>()?;
+    for (at, number) in segments.iter().enumerate() {
+        let next = begins[at + 1..].iter().find_map(|sequence| *sequence);
+        walker.segment(*number, next, visit).with_context(|| format!("segment {number}"))?;
     }
     walker.end(from, visit)
+}
+
+/// The number of the batch that a segment begins with, if it is whole.
+fn first_sequence(log: &ShardLog, number: u32) -> Result<Option<u64>> {
+    let batch = log.segment(number)?.batch(&log.key, 0)?.map(|batch| batch.head.sequence);
+    Ok(batch.ok())
 }
 
 struct Walker<'a> {
@@ -109,9 +122,11 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
+    /// Walks through a segment, up to the batch `next` with which a later one begins (W4).
     fn segment(
         &mut self,
         number: u32,
+        next: Option<u64>,
         visit: &mut dyn FnMut(Step<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut segment = self.log.segment(number)?;
@@ -120,10 +135,12 @@ impl Walker<'_> {
             let spot = Spot { segment: number, offset: u32::try_from(at)? };
             let expected = self.expected();
             let batch = segment.batch(&self.log.key, at)?;
+            let is_late = |sequence| next.is_some_and(|next| sequence >= next);
             // One of a life before is an old one, whatever its number.
             let new = batch.as_ref().ok().filter(|batch| batch.head.epoch >= self.walked.epoch);
             let sequence = new.map(|batch| batch.head.sequence);
             if let Some(sequence) = sequence
+                && !is_late(sequence)
                 && expected.is_none_or(|expected| sequence >= expected)
             {
                 if expected.is_some_and(|expected| sequence > expected) || self.is_apart(spot) {
@@ -136,7 +153,8 @@ impl Walker<'_> {
             match batch {
                 Ok(batch) => {
                     let (number, len_bytes) = (batch.head.sequence, batch.len_bytes as u64);
-                    if !self.is_past && expected.is_none_or(|expected| number > expected) {
+                    let past = !self.is_past && !is_late(number);
+                    if past && expected.is_none_or(|expected| number > expected) {
                         self.is_past = true;
                         self.damage(spot, Some(number), visit)?;
                     }
