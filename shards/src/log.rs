@@ -58,8 +58,11 @@ pub enum LogFile {
 
 /// The files of one shard's log.
 pub trait LogFiles {
-    /// Numbers of the segments that are there, ascending, and the first to read at a start.
-    fn list(&mut self) -> io::Result<(Vec<u32>, u32)>;
+    /// Numbers of the segments that are there, ascending, and the first to read at a start, where
+    /// one was noted.
+    fn list(&mut self) -> io::Result<(Vec<u32>, Option<u32>)>;
+    /// Bytes of a segment up to the last that was ever written, or more.
+    fn written_bytes(&mut self, number: u32) -> io::Result<u64>;
     /// A segment to write, made with all its room if it is not there.
     fn create(&mut self, number: u32, len_bytes: u64) -> io::Result<LogFile>;
     /// A segment to read.
@@ -180,6 +183,7 @@ impl Log {
     ) -> Log {
         // A list that cannot be read now was read a moment ago.
         let (segments, first) = plan.files.list().unwrap_or_default();
+        let first = first.or(segments.first().copied()).unwrap_or(0);
         // Each life begins with a new segment: after many short ones the old are soon emptied.
         let index_bytes = if segments.len() > SEGMENTS_MAX { plan.index_bytes } else { 0 };
         Log {
@@ -439,12 +443,12 @@ impl Log {
             partition.flushed(flush);
         }
         if let Some(first) = batch.index {
-            self.index_done(partition, first);
+            self.index_done(first);
         }
     }
 
     /// An index is whole: a start reads from it on.
-    fn index_done(&mut self, partition: &Partition, first: u32) {
+    fn index_done(&mut self, first: u32) {
         self.totals.indexes += 1;
         match self.plan.files.set_first(first) {
             Ok(()) => self.first = first,

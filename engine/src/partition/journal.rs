@@ -329,8 +329,8 @@ impl Partition {
             std::mem::replace(entry, gone).known.release(&mut self.store);
         }
         if let Some(chain) = self.agents[slot].logged.take() {
-            let next = self.journal.begun + 1;
-            self.journal.drop_live_after(next, chain.places);
+            let flush = self.journal.begun + u64::from(!self.journal.making);
+            self.journal.drop_live_after(flush, chain.places);
             self.journal.ended.push(id);
         }
     }

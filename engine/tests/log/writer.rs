@@ -177,6 +177,7 @@ impl Writer {
             written_at: Nanos(1_000_000 * self.written.len() as u64),
             call_last: last.call,
             request_last: last.request,
+            whole: true,
         };
         let used_bytes = packer.len_bytes();
         let bytes = packer.finish(&KEY, head, Vec::new());

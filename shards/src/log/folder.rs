@@ -7,7 +7,7 @@
 
 use super::{LogFile, LogFiles};
 use heronry_engine::log::LogKey;
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fsync, open};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, fsync, open, seek};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ impl Folder {
 }
 
 impl LogFiles for Folder {
-    fn list(&mut self) -> io::Result<(Vec<u32>, u32)> {
+    fn list(&mut self) -> io::Result<(Vec<u32>, Option<u32>)> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
@@ -79,16 +79,30 @@ impl LogFiles for Folder {
         }
         numbers.sort_unstable();
         let first = match fs::read_to_string(self.path.join(FIRST)) {
-            Ok(text) => text.trim().parse().map_err(|_| {
+            Ok(text) => Some(text.trim().parse().map_err(|_| {
                 let file = self.path.join(FIRST);
                 io::Error::other(format!("{} holds {text:?}, not a number", file.display()))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                numbers.first().copied().unwrap_or(0)
-            }
+            })?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         Ok((numbers, first))
+    }
+
+    fn written_bytes(&mut self, number: u32) -> io::Result<u64> {
+        let file = File::open(self.segment(number))?;
+        let len_bytes = file.metadata()?.len();
+        // Room that was never written is a hole; behind the last data there is nothing to read.
+        let mut end = 0;
+        while end < len_bytes {
+            match seek(&file, SeekFrom::Data(end)) {
+                Ok(data) => end = seek(&file, SeekFrom::Hole(data))?,
+                Err(rustix::io::Errno::NXIO) => return Ok(end),
+                // A file system that cannot tell has it all read.
+                Err(_) => return Ok(len_bytes),
+            }
+        }
+        Ok(end)
     }
 
     fn create(&mut self, number: u32, len_bytes: u64) -> io::Result<LogFile> {
@@ -144,12 +158,17 @@ mod tests {
         for number in [2, 0, 11] {
             folder.create(number, 8192).expect("made");
         }
-        assert_eq!(folder.list().expect("read"), (vec![0, 2, 11], 0));
+        assert_eq!(folder.list().expect("read"), (vec![0, 2, 11], None));
         assert_eq!(fs::metadata(folder.segment(11)).expect("there").len(), 8192);
+        assert_eq!(folder.written_bytes(11).expect("read"), 0, "nothing was written");
+        let mut file = File::options().write(true).open(folder.segment(11)).expect("there");
+        file.write_all(&[1; 5000]).expect("written");
+        file.sync_all().expect("synced");
+        assert!(folder.written_bytes(11).expect("read") >= 5000);
         folder.set_first(2).expect("noted");
         folder.remove(0).expect("removed");
         let (mut again, same) = Folder::open(&path, || [4; 32]).expect("there");
-        assert_eq!(again.list().expect("read"), (vec![2, 11], 2));
+        assert_eq!(again.list().expect("read"), (vec![2, 11], Some(2)));
         assert_eq!(same, key);
     }
 

@@ -21,7 +21,7 @@ use heronry_engine::{Nanos, Partition, ShardId};
 use std::io;
 
 /// Bytes of one read.
-const READ_BYTES: u32 = 1 << 20;
+const READ_BYTES: u64 = 1 << 20;
 /// Reads in flight.
 const READS_MAX: u64 = 4;
 
@@ -53,6 +53,18 @@ pub enum ScanError {
         offset: u32,
         /// Number of a whole batch behind it.
         next: u64,
+    },
+    /// The index that a start begins with is not whole, although it was.
+    #[error(
+        "the log of shard {} is damaged: segment {segment}, with whose index a start begins, does \
+         not begin with a whole batch; `heronry log verify` shows what is affected, `heronry log \
+         repair` goes on with what is left", shard.0
+    )]
+    NoIndex {
+        /// Whose.
+        shard: ShardId,
+        /// Where.
+        segment: u32,
     },
     /// A batch of another shard or format is in it.
     #[error("segment {segment} of the log of shard {} is {what}", shard.0)]
@@ -107,7 +119,8 @@ pub(crate) async fn recover<D: Driver>(
     beat: &dyn Fn(Nanos),
 ) -> Result<(End, Found), ScanError> {
     let io_error = |source| ScanError::Io { shard, source };
-    let (segments, first) = plan.files.list().map_err(io_error)?;
+    let (segments, noted) = plan.files.list().map_err(io_error)?;
+    let first = noted.or(segments.first().copied()).unwrap_or(0);
     let segments: Vec<u32> = segments.into_iter().filter(|number| *number >= first).collect();
     let LogPlan { files, key, segment_bytes, .. } = plan;
     let mut scan = Scan {
@@ -127,28 +140,30 @@ pub(crate) async fn recover<D: Driver>(
         let sequence = first_sequence(files.as_mut(), *segment, key, driver).await;
         begins.push((*segment, sequence.map_err(io_error)?));
     }
+    if noted.is_some() && begins.first().is_none_or(|begin| begin.0 != first || begin.1.is_none()) {
+        return Err(ScanError::NoIndex { shard, segment: first });
+    }
     for (at, (segment, _)) in begins.iter().enumerate() {
-        let bytes = read_segment(files.as_mut(), *segment, *segment_bytes, driver);
-        let bytes = bytes.await.map_err(io_error)?;
+        let bytes = read_segment(files.as_mut(), *segment, u64::MAX, driver).await;
+        let bytes = bytes.map_err(io_error)?;
         beat(driver.now());
         // A later life's segment says where this one ends (S5).
         let next = begins[at + 1..].iter().find_map(|(_, sequence)| *sequence);
         let taken = scan.segment(*segment, &bytes, next, partition, &mut recovery)?;
         let rest = bytes.get(taken as usize..).unwrap_or_default();
+        // What should go on and does not is damaged; where nothing follows, it is torn (S2).
         let found = match next {
-            Some(next) if scan.sequence.is_some_and(|sequence| sequence != next) => Some(next),
-            Some(_) if scan.sequence.is_some() || begins[at].1.is_none() => None,
-            _ => scan.behind(rest),
+            Some(next) if scan.sequence.is_some_and(|sequence| sequence >= next) => None,
+            // The first batch of all is number 0.
+            Some(next) => (scan.sequence.is_some() || next > 0).then_some(next),
+            None => scan.behind(rest),
         };
         if let Some(next) = found {
             let (segment, offset) = (*segment, taken);
             let sequence = scan.sequence.unwrap_or(0);
             return Err(ScanError::Damaged { shard, sequence, segment, offset, next });
         }
-        scan.found.torn = next.is_none() && scan.is_torn(rest);
-        if next.is_none() {
-            break;
-        }
+        scan.found.torn |= next.is_none() && scan.is_torn(rest);
     }
     if let Some(newest) = scan.newest.take() {
         write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
@@ -297,31 +312,32 @@ async fn first_sequence<D: Driver>(
     key: &LogKey,
     driver: &mut D,
 ) -> io::Result<Option<u64>> {
-    let mut bytes = read_segment(files, segment, BATCH_ALIGN_BYTES as u32, driver).await?;
+    let mut bytes = read_segment(files, segment, BATCH_ALIGN_BYTES as u64, driver).await?;
     if let Some(len) = promised_bytes(&bytes)
         && len > bytes.len()
     {
-        bytes = read_segment(files, segment, len as u32, driver).await?;
+        bytes = read_segment(files, segment, len as u64, driver).await?;
     }
     Ok(Batch::read(key, &bytes).ok().map(|batch| batch.head.sequence))
 }
 
-/// The first bytes of a segment, as many as it has up to `len_bytes`.
+/// The first bytes of a segment, as many as were written up to `most_bytes`.
 async fn read_segment<D: Driver>(
     files: &mut dyn LogFiles,
     segment: u32,
-    len_bytes: u32,
+    most_bytes: u64,
     driver: &mut D,
 ) -> io::Result<Vec<u8>> {
+    let len_bytes = files.written_bytes(segment)?.min(most_bytes);
     let file = adopt(files.open(segment)?, driver);
-    let count = u64::from(len_bytes.div_ceil(READ_BYTES));
+    let count = len_bytes.div_ceil(READ_BYTES);
     let mut pieces: Vec<Option<Vec<u8>>> = vec![None; count as usize];
     let (mut asked, mut got) = (0u64, 0u64);
     let mut failed = None;
     while got < asked || (asked < count && failed.is_none()) {
         while asked < count && asked - got < READS_MAX && failed.is_none() {
-            let offset = asked * u64::from(READ_BYTES);
-            let len_bytes = READ_BYTES.min(len_bytes - offset as u32);
+            let offset = asked * READ_BYTES;
+            let len_bytes = READ_BYTES.min(len_bytes - offset) as u32;
             let token = Mark::LogScan(asked as u32).token();
             driver.submit(token, Op::Read { file, offset, len_bytes });
             asked += 1;

@@ -94,6 +94,10 @@ impl Disk {
         self.files.keys().map(String::as_str)
     }
 
+    pub(super) fn written_bytes(&self, name: &str) -> u64 {
+        self.files.get(name).map_or(0, |file| file.written.len() as u64)
+    }
+
     pub(super) fn remove(&mut self, name: &str) {
         self.files.remove(name);
     }

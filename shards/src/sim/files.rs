@@ -34,13 +34,16 @@ impl SimFiles {
 }
 
 impl LogFiles for SimFiles {
-    fn list(&mut self) -> io::Result<(Vec<u32>, u32)> {
+    fn list(&mut self) -> io::Result<(Vec<u32>, Option<u32>)> {
         let prefix = self.prefix();
         let inner = self.world.inner.borrow();
         let names = inner.disk.names().filter_map(|name| name.strip_prefix(&prefix));
         let numbers: Vec<u32> = names.filter_map(|name| name.parse().ok()).collect();
-        let first = inner.disk.note(&prefix).or(numbers.first().copied()).unwrap_or(0);
-        Ok((numbers, first))
+        Ok((numbers, inner.disk.note(&prefix)))
+    }
+
+    fn written_bytes(&mut self, number: u32) -> io::Result<u64> {
+        Ok(self.world.inner.borrow().disk.written_bytes(&self.name(number)))
     }
 
     fn create(&mut self, number: u32, _len_bytes: u64) -> io::Result<LogFile> {

@@ -98,6 +98,7 @@ fn rewrite(log: &ShardLog, sieved: Sieved) -> Result<PathBuf> {
             written_at: Nanos(u64::try_from(now.as_nanos())?),
             call_last: 0,
             request_last: 0,
+            whole: true,
         },
         packer: Packer::default(),
     };

@@ -276,9 +276,7 @@ impl<'a> Sieve<'a> {
             Kind::End => self.ended(record.id),
             _ => {}
         }
-        if taken.is_ok() {
-
-        }
+        if taken.is_ok() {}
         Ok(taken)
     }
 
