@@ -371,7 +371,9 @@ impl Partition {
 impl Partition {
     /// Whether there is something to write: changes, an index.
     pub fn wants_flush(&self) -> bool {
-        self.journal.is_dirty() || self.journal.is_awaited() || self.journal.index_at.is_some()
+        let journal = &self.journal;
+        let index = journal.index_at.is_some();
+        journal.is_dirty() || journal.making || journal.is_awaited() || index
     }
 
     /// Whether a flush has begun that is not made whole.
