@@ -10,7 +10,7 @@ use crate::cli::Global;
 use crate::link::{Link, Words};
 use crate::output::{Output, table};
 use crate::template::DEPLOY_WAIT_MAX;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use heronry_net::resp::Value;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +68,7 @@ pub fn run(global: &Global, output: Output) -> Result<()> {
     let mut link = Link::open_for(global, DEPLOY_WAIT_MAX)?;
     let cast = Cast::choose(&mut link, output)?;
     let mut demo = Demo { link, cast, laps: Vec::new(), memory: Vec::new() };
+    demo.clear()?;
     demo.note_memory("before the first agent")?;
     let started = Instant::now();
     let mut agents = demo.create_and_drive()?;
@@ -139,6 +140,24 @@ impl Cast {
 }
 
 impl Demo {
+    /// Ends what a demo that was cut off has left in the data folder.
+    fn clear(&mut self) -> Result<()> {
+        let of_demo = format!("{}*", self.cast.key(0).trim_end_matches(|c: char| c.is_numeric()));
+        let mut cursor = "0".to_owned();
+        loop {
+            let list = Words::new("AGENT.LIST").option("CURSOR", Some(&cursor));
+            let reply = self.link.ask(&list.option("MATCH", Some(&of_demo)))?;
+            let Some([next, keys]) = reply.as_slice() else { bail!("AGENT.LIST gave no keys") };
+            for key in keys.as_slice().unwrap_or_default().iter().filter_map(Value::as_str) {
+                self.link.ask(&Words::new("AGENT.TERMINATE").arg(key))?;
+            }
+            cursor = next.as_str().context("AGENT.LIST gave no cursor")?.to_owned();
+            if cursor == "0" {
+                return Ok(());
+            }
+        }
+    }
+
     fn create_and_drive(&mut self) -> Result<Vec<Actor>> {
         let actor = |n| Actor { key: self.cast.key(n), history: Vec::new() };
         let mut agents: Vec<Actor> = (0..AGENT_COUNT).map(actor).collect();
