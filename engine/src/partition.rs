@@ -8,9 +8,11 @@
 //! V3  an agent is in the run queue exactly when it is active and has mail or a paused turn.
 //! V4  nothing recurses from agent to agent: effects are events, and come back as requests.
 
+mod admit;
 mod answers;
 mod branches;
 mod calls;
+mod chain;
 mod compact;
 mod config;
 pub(crate) mod dedupe;
@@ -29,13 +31,12 @@ pub(crate) mod table;
 mod turns;
 mod verbs;
 
-use crate::agent::{Agent, Residence, State};
+use crate::agent::State;
 use crate::behaviour::{Behaviour, Draft, Native};
 use crate::directory::{Directory, Route};
 use crate::id::{AgentId, CallId, Nanos, ShardId, TenantId};
 use crate::key::AgentKey;
-use crate::limits::{MAIL_BYTES_MAX, MAIL_COUNT_MAX};
-use crate::mailbox::{Item, Mail, Waiting, runs_turn};
+use crate::mailbox::{Item, Mail, Waiting};
 use crate::page::PageStore;
 use crate::refusal::Refusal;
 use crate::template::{TemplateError, Templates};
@@ -387,112 +388,8 @@ impl Partition {
     }
 }
 
-/// The way of a request.
+/// What all parts of it need.
 impl Partition {
-    fn admit(&mut self, now: Nanos, to: Address, waiting: Waiting) {
-        let slot = match self.agents.find(to.id) {
-            Some(slot) => slot,
-            None => match self.admit_absent(now, &to, &waiting) {
-                Ok(Some(slot)) => slot,
-                Ok(None) => return,
-                Err(refusal) => return self.reply(waiting.origin, Err(refusal)),
-            },
-        };
-        if self.agents[slot].residence != Residence::Warm {
-            return self.admit_cold(slot, waiting);
-        }
-        match self.agents[slot].state() {
-            State::Active => {}
-            State::Suspended if runs_turn(&waiting.verb) => {}
-            State::Quarantined if runs_turn(&waiting.verb) => {
-                let refusal = self.quarantined(slot);
-                return self.reply(waiting.origin, Err(refusal));
-            }
-            State::Suspended | State::Quarantined => {
-                self.touch(slot);
-                self.serve(now, slot, waiting);
-                return;
-            }
-        }
-        if let Err(refusal) = self.check_room(&self.agents[slot]) {
-            return self.reply(waiting.origin, Err(refusal));
-        }
-        self.agents[slot].mailbox.push(&mut self.mail, Item::Request(waiting));
-        self.wake(slot);
-    }
-
-    /// A request for an agent that is in the log only: it waits until that is read.
-    fn admit_cold(&mut self, slot: u32, waiting: Waiting) {
-        if let Err(refusal) = self.check_room(&self.agents[slot]) {
-            return self.reply(waiting.origin, Err(refusal));
-        }
-        self.agents[slot].mailbox.push(&mut self.mail, Item::Request(waiting));
-        self.load(slot);
-    }
-
-    /// Whether a durable answer to this can be given now.
-    fn check_durable(&self, verb: &Verb) -> Result<(), Refusal> {
-        if !self.journal.on {
-            return Err(Refusal::NoLog);
-        }
-        if self.disk_full && verb.changes() {
-            return Err(Refusal::DiskFull { shard: self.config.shard });
-        }
-        Ok(())
-    }
-
-    /// A request for an agent that does not live. `Some`: it does now, and the request may enter
-    /// its mailbox; `None`: the request was to create it, and is answered.
-    fn admit_absent(
-        &mut self,
-        now: Nanos,
-        to: &Address,
-        waiting: &Waiting,
-    ) -> Result<Option<u32>, Refusal> {
-        let absent = || Refusal::NoAgent { key: to.key.as_str().into() };
-        check_deadline(now, waiting)?;
-        match waiting.verb {
-            Verb::Create { .. } | Verb::Send { .. } | Verb::Exec { .. } if to.key.is_branch() => {
-                Err(absent())
-            }
-            Verb::Create { image_bytes } => {
-                let slot = self.create(now, to, image_bytes)?;
-                let version = self.agents[slot].versions.head();
-                self.reply(waiting.origin, Ok(Reply::Version(version)));
-                Ok(None)
-            }
-            _ if self.lost.contains(to.id) => {
-                Err(Refusal::Lost { key: to.key.as_str().into(), shard: self.config.shard })
-            }
-            Verb::Send { .. } | Verb::Exec { .. } if self.config.create_on_send => {
-                self.create(now, to, 0).map(Some)
-            }
-            _ => Err(absent()),
-        }
-    }
-
-    fn check_room(&self, agent: &Agent) -> Result<(), Refusal> {
-        let busy = |what: String, count: u64, count_max: u64| {
-            Err(Refusal::Busy { what: what.into(), count, count_max })
-        };
-        let (count, count_max) = (agent.mailbox.count(), self.config.mailbox_max);
-        if count >= count_max {
-            return busy(format!("the mailbox of {}", agent.key), count.into(), count_max.into());
-        }
-        let shard = self.config.shard.0;
-        let (count, count_max) = (self.mail.count(), MAIL_COUNT_MAX);
-        if count >= count_max {
-            let what = format!("the mail of shard {shard}, in items,");
-            return busy(what, count.into(), count_max.into());
-        }
-        let bytes = self.mail.payload_bytes();
-        if bytes >= MAIL_BYTES_MAX {
-            let what = format!("the mail of shard {shard}, in bytes,");
-            return busy(what, bytes, MAIL_BYTES_MAX);
-        }
-        Ok(())
-    }
-
     /// Puts an agent into the run queue if it belongs there (V3).
     fn wake(&mut self, slot: u32) {
         if self.agents[slot].is_due() {
@@ -524,26 +421,6 @@ impl Partition {
         self.counters.patch_bytes = self.store.patch_bytes();
         self.counters.mail = u64::from(self.mail.count());
         self.counters.held_events = self.journal.waiting_count() as u64;
-    }
-
-    fn shard_verb(&mut self, verb: Verb) -> Result<Reply, Refusal> {
-        match verb {
-            Verb::List { cursor, count, pattern, lost } => {
-                Ok(self.list(cursor, count, pattern.as_deref(), lost))
-            }
-            Verb::Hottest => Ok(Reply::Hottest(self.hottest())),
-            _ => unreachable!("V1: checked verbs for shards are List and Hottest"),
-        }
-    }
-}
-
-/// Refuses a request whose deadline is past.
-fn check_deadline(now: Nanos, waiting: &Waiting) -> Result<(), Refusal> {
-    match waiting.deadline {
-        Some(deadline) if deadline <= now => {
-            Err(Refusal::Timeout { waited_us: now.since(waiting.accepted_at).0 / 1_000 })
-        }
-        _ => Ok(()),
     }
 }
 

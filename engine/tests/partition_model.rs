@@ -336,7 +336,8 @@ fn portraits(world: &mut World) -> Vec<String> {
             })
             .collect();
         portraits.push(format!(
-            "{key} {head:?} {parent:?} {branch_count} {state} {image_bytes} {versions:?} {} {diffs:?}",
+            "{key} {head:?} {parent:?} {branch_count} {state} {image_bytes} {versions:?} {} \
+             {diffs:?}",
             digest(&read)
         ));
     }

@@ -1,18 +1,21 @@
 //! A shard's log on disk: one write at a time, and reads of what is wanted again.
 //!
 //! Owns: segments, where the next batch goes, batches that wait, what the disk said.  Not: what
-//! records say (the engine), reading at a start (`log/scan.rs`), real files (`log/folder.rs`).
+//! records say (the engine), reads (`log/read.rs`; at a start `log/scan.rs`), which segments go
+//! (`log/upkeep.rs`), real files (`log/folder.rs`).
 //! G1  one batch is in flight at a time, so that only the last one can be torn.
 //! G2  a flush is reported when all batches of it are on disk, and never else.
 //! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
 //!     from what is on disk. A segment that cannot be made, as when the disk is full, is no such
 //!     error: the batch waits for it.
+//! G4  a batch lies in one segment; segments are used in order.
 //! G5  a segment goes only while nothing is on its way: what was brought forward out of it is on
 //!     disk elsewhere.
-//! G4  a batch lies in one segment; segments are used in order.
 
 pub mod folder;
+mod read;
 pub(crate) mod scan;
+mod upkeep;
 
 use crate::connection::{Mark, Todo};
 use crate::driver::{Done, Driver, Handle, Op};
@@ -20,12 +23,12 @@ use heronry_engine::log::{
     BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchHead, HEAD_BYTES, LogKey, Packer, Place,
 };
 use heronry_engine::partition::Flush;
-use heronry_engine::{AgentId, Nanos, Partition, ShardId};
+use heronry_engine::{Nanos, Partition, ShardId};
+use read::{Load, Read};
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 /// Bytes of records that one pass makes, about: some tenths of a millisecond of work.
 const FLUSH_BYTES_MAX: usize = 512 << 10;
@@ -35,18 +38,8 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 const FULL_PAUSE: Nanos = Nanos::from_ms(100);
 /// Segments that a start may find without having an index written at once.
 const SEGMENTS_MAX: usize = 4;
-/// Files that are open to read at a time.
-const READERS_MAX: usize = 64;
-/// Part of the arena, in percent, past which agents go to the log only.
-const ROOM_PERCENT: u64 = 85;
-/// A segment of which no more than so many percent are live is emptied.
-const LIVE_PERCENT_MAX: u64 = 50;
-/// Agents that one pass brings forward for that.
-const COMPACT_AGENTS_MAX: u32 = 4;
-/// Pause between two such passes when there is nothing else to do.
+/// Pause between two passes that empty a segment when there is nothing else to do.
 const COMPACT_PAUSE: Nanos = Nanos::from_ms(1);
-/// Agents that one pass looks at for that.
-const ROOM_STEPS_MAX: u32 = 256;
 
 /// A file of the log.
 pub enum LogFile {
@@ -146,6 +139,8 @@ pub(crate) struct Log {
     /// Files that are read no more.
     closing: Vec<Handle>,
     index_begun: u32,
+    /// Where the index begins that has ended, in a flush that is not whole yet.
+    index_ended: Option<u32>,
     index_bytes: u64,
     /// The first segment that a start reads.
     first: u32,
@@ -157,21 +152,6 @@ pub(crate) struct Log {
     untidy: bool,
     totals: LogTotals,
     report: fn(std::fmt::Arguments<'_>),
-}
-
-/// One read of a record.
-struct Read {
-    load: usize,
-    at: usize,
-}
-
-/// The records of one agent, being read.
-struct Load {
-    agent: AgentId,
-    places: Rc<Vec<Place>>,
-    records: Vec<Vec<u8>>,
-    left: usize,
-    failed: Option<i32>,
 }
 
 impl Log {
@@ -206,6 +186,7 @@ impl Log {
             read_count: 0,
             closing: Vec::new(),
             index_begun: end.segment,
+            index_ended: None,
             index_bytes,
             first,
             victim: None,
@@ -278,7 +259,8 @@ impl Log {
     }
 
     fn make(&mut self, now: Nanos, partition: &mut Partition) {
-        if self.index_bytes >= self.plan.index_bytes && !partition.is_indexing() {
+        let between = !partition.is_indexing() && !partition.is_flushing();
+        if self.index_bytes >= self.plan.index_bytes && between {
             self.seal(now, partition, None);
             self.roll();
             (self.index_begun, self.index_bytes) = (self.end.segment, 0);
@@ -306,8 +288,12 @@ impl Log {
         self.totals.record_bytes += flush.bytes.len() as u64;
         self.flush = flush;
         self.due = None;
-        let index = (was_indexing && !partition.is_indexing()).then_some(self.index_begun);
-        if flushed.is_some() || index.is_some() || !self.packer.is_empty() {
+        if was_indexing && !partition.is_indexing() {
+            self.index_ended = Some(self.index_begun);
+        }
+        // An index is good for a start once the flush that it is in is whole.
+        let index = flushed.and_then(|_| self.index_ended.take());
+        if flushed.is_some() || !self.packer.is_empty() {
             self.seal_with(now, partition, flushed, index);
         }
     }
@@ -333,8 +319,8 @@ impl Log {
         }
     }
 
-    /// Makes a batch of what is packed, and gives it its place. One that makes a flush whole says so;
-    /// where nothing is left of the flush, it holds nothing else.
+    /// Makes a batch of what is packed, and gives it its place. One that makes a flush whole says
+    /// so; where nothing is left of the flush, it holds nothing else.
     fn seal_with(
         &mut self,
         now: Nanos,
@@ -447,79 +433,6 @@ impl Log {
         }
     }
 
-    /// An index is whole: a start reads from it on.
-    fn index_done(&mut self, first: u32) {
-        self.totals.indexes += 1;
-        match self.plan.files.set_first(first) {
-            Ok(()) => self.first = first,
-            Err(error) => {
-                return (self.report)(format_args!(
-                    "shard {}: an index was written but cannot be noted: {error}",
-                    self.me.0
-                ));
-            }
-        }
-        self.untidy = true;
-    }
-
-    /// All that was placed is on disk (G5): segments that nobody needs go, and the next is chosen.
-    fn settled(&mut self, partition: &Partition) {
-        let emptied = |(segment, _): (u32, bool)| !partition.live_segments().contains_key(&segment);
-        if self.victim.is_some_and(emptied) {
-            self.totals.compactions += 1;
-            self.victim = None;
-            self.untidy = true;
-        }
-        if std::mem::take(&mut self.untidy) {
-            self.tidy(partition);
-            let next = self.victim.or_else(|| Some((self.choose_victim(partition)?, false)));
-            self.victim = next;
-        }
-    }
-
-    /// Removes segments before the index that no chain needs.
-    fn tidy(&mut self, partition: &Partition) {
-        let live = partition.live_segments();
-        let removed = self.plan.files.list().and_then(|(segments, _)| {
-            for segment in segments {
-                if segment < self.first && !live.contains_key(&segment) {
-                    self.closing.extend(self.readers.remove(&segment).map(|(handle, _)| handle));
-                    self.plan.files.remove(segment)?;
-                }
-            }
-            Ok(())
-        });
-        if let Err(error) = removed {
-            (self.report)(format_args!(
-                "shard {}: old segments of the log were not removed: {error}",
-                self.me.0
-            ));
-        }
-    }
-
-    /// Of the segments before the index the one with the fewest live bytes, if it is mostly dead.
-    fn choose_victim(&self, partition: &Partition) -> Option<u32> {
-        let live_bytes_max = u64::from(self.plan.segment_bytes) / 100 * LIVE_PERCENT_MAX;
-        let live = partition.live_segments().range(..self.first);
-        let least = live.min_by_key(|(_, live)| live.bytes)?;
-        (least.1.bytes <= live_bytes_max).then_some(*least.0)
-    }
-
-    /// Goes on with emptying a segment, when nobody waits for the disk.
-    fn compact(&mut self, partition: &mut Partition) {
-        let Some((segment, looked)) = self.victim else { return };
-        if !self.ready.is_empty() || !self.loads.is_empty() {
-            return;
-        }
-        // With somebody waiting for the disk, one at a time.
-        let agents_max = if partition.waiting_count() > 0 { 1 } else { COMPACT_AGENTS_MAX };
-        if !looked || !partition.is_behind() {
-            // One more round finds those that were on their way in the last one.
-            let ended = partition.compact(segment, agents_max);
-            self.victim = Some((segment, ended));
-        }
-    }
-
     /// There is no segment to write to: nothing is lost, and it is asked for again.
     fn trouble(&mut self, now: Nanos, partition: &mut Partition, error: &io::Error) {
         if self.full_until.is_none() {
@@ -532,84 +445,6 @@ impl Log {
         }
         self.full_until = Some(now.after(FULL_PAUSE));
         partition.set_disk_full(true);
-    }
-
-    /// Reads an agent's records.
-    pub(crate) fn load<D: Driver>(
-        &mut self,
-        now: Nanos,
-        agent: AgentId,
-        places: Rc<Vec<Place>>,
-        partition: &mut Partition,
-        driver: &mut D,
-    ) {
-        let mut handles = Vec::with_capacity(places.len());
-        for place in places.iter() {
-            match self.reader(place.segment, driver) {
-                Ok(handle) => handles.push(handle),
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                    return partition.loaded(now, agent, &places, Err(errno));
-                }
-            }
-        }
-        let left = places.len();
-        let records = vec![Vec::new(); left];
-        let entry = self.loads.vacant_entry();
-        let load = entry.key();
-        for (at, (place, file)) in places.iter().zip(handles).enumerate() {
-            let read = self.reads.insert(Read { load, at });
-            let token = Mark::LogRead(read as u32).token();
-            let (offset, len_bytes) = (u64::from(place.offset), place.len_bytes);
-            driver.submit(token, Op::Read { file, offset, len_bytes });
-        }
-        entry.insert(Load { agent, places, records, left, failed: None });
-    }
-
-    /// A read's completion.
-    pub(crate) fn read(&mut self, now: Nanos, idx: u32, done: Done<'_>, partition: &mut Partition) {
-        let Read { load, at } = self.reads.remove(idx as usize);
-        let wanted = &mut self.loads[load];
-        match done {
-            Done::Read(bytes) => wanted.records[at] = bytes,
-            Done::Failed { errno } => wanted.failed = Some(errno),
-            Done::Cancelled => wanted.failed = Some(libc::ECANCELED),
-            other => unreachable!("G1: a read completed as {other:?}"),
-        }
-        wanted.left -= 1;
-        if wanted.left > 0 {
-            return;
-        }
-        let Load { agent, places, records, failed, .. } = self.loads.remove(load);
-        let records = failed.map_or(Ok(&records[..]), Err);
-        partition.loaded(now, agent, &places, records);
-    }
-
-    /// A handle to read a segment with; the one that was used longest ago is closed for it.
-    fn reader<D: Driver>(&mut self, segment: u32, driver: &mut D) -> io::Result<Handle> {
-        self.read_count += 1;
-        if let Some((handle, used)) = self.readers.get_mut(&segment) {
-            *used = self.read_count;
-            return Ok(*handle);
-        }
-        if self.readers.len() >= READERS_MAX && self.reads.is_empty() {
-            let oldest = self.readers.iter().min_by_key(|(_, (_, used))| *used);
-            let oldest = oldest.map(|(segment, _)| *segment);
-            if let Some((handle, _)) = oldest.and_then(|segment| self.readers.remove(&segment)) {
-                driver.submit(Mark::LogWrite.token(), Op::Close(handle));
-            }
-        }
-        let handle = adopt(self.plan.files.open(segment)?, driver);
-        self.readers.insert(segment, (handle, self.read_count));
-        Ok(handle)
-    }
-
-    /// Sends agents to the log only while the arena is nearly full.
-    pub(crate) fn make_room(&self, partition: &mut Partition) {
-        let used_bytes_max = partition.arena_bytes() / 100 * ROOM_PERCENT;
-        if partition.used_bytes() > used_bytes_max {
-            partition.make_room(used_bytes_max, ROOM_STEPS_MAX);
-        }
     }
 
     /// Closes its files.

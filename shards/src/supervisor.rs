@@ -375,7 +375,8 @@ impl Node {
             let block = self.shared.block(shard);
             let hang = self.plan.hang;
             if block.state() == ShardState::Starting {
-                // It beats while it reads its log, after what an earlier life has left in the block.
+                // It beats while it reads its log, after what an earlier life has left in the
+                // block.
                 let beat = Duration::from_nanos(now.since(block.heartbeat()).0);
                 let silent = post.started_at.elapsed().min(beat);
                 kill_if_silent(post, shard, silent, hang, &mut |hung| {

@@ -8,11 +8,11 @@
 //! T4  replies and effects leave after the turn that made them is sealed.
 
 mod disk;
+mod publish;
 mod templates;
 
 use crate::connection::{Connections, Mark, Todo};
 use crate::control::{ControlBlock, ShardState};
-use crate::counters::Counter;
 use crate::driver::{Completion, Done, Driver, Handle, Op};
 use crate::errand::{Link, Workshop};
 use crate::gateway::Gateway;
@@ -448,50 +448,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
                  name every agent it lost",
                 me.0
             ));
-        }
-    }
-
-    fn publish(&mut self) {
-        self.pass_count = 0;
-        let counters = self.shared.counters(self.me);
-        let (agents, traffic) = (self.partition.counters(), self.connections.traffic());
-        let log = self.log.as_ref().map(Log::totals).unwrap_or_default();
-        for (counter, value) in [
-            (Counter::Turns, agents.turns),
-            (Counter::Messages, agents.messages),
-            (Counter::Replies, agents.replies),
-            (Counter::Refusals, agents.refusals),
-            (Counter::Seals, agents.seals),
-            (Counter::Checkpoints, agents.checkpoints),
-            (Counter::Forks, agents.forks),
-            (Counter::Rollbacks, agents.rollbacks),
-            (Counter::Creates, agents.creates),
-            (Counter::Terminates, agents.terminates),
-            (Counter::Faults, agents.faults),
-            (Counter::Agents, agents.agents),
-            (Counter::FramesUsed, agents.frames_used),
-            (Counter::PatchBytes, agents.patch_bytes),
-            (Counter::FramesTotal, agents.frames_total),
-            (Counter::LostAgents, agents.lost),
-            (Counter::ColdAgents, agents.cold),
-            (Counter::Loads, agents.loads),
-            (Counter::Evictions, agents.evictions),
-            (Counter::HeldAnswers, agents.held_events),
-            (Counter::LogBatches, log.batches),
-            (Counter::LogBytes, log.bytes),
-            (Counter::LogRecordBytes, log.record_bytes),
-            (Counter::LogCompactions, log.compactions),
-            (Counter::LogIndexes, log.indexes),
-            (Counter::Connections, u64::from(self.connections.open_count())),
-            (Counter::Accepted, traffic.accepted_count),
-            (Counter::BytesIn, traffic.received_bytes),
-            (Counter::BytesOut, traffic.sent_bytes),
-            (Counter::Stalls, self.totals.stalls),
-            (Counter::BusyNs, self.totals.busy_ns),
-            (Counter::Loops, self.totals.loops),
-            (Counter::Parks, self.totals.parks),
-        ] {
-            counters.set(counter, value);
         }
     }
 

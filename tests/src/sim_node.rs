@@ -41,7 +41,8 @@ pub struct SimPlan {
     pub gateway: RespConfig,
     /// Passes of a loop between two whole checks.
     pub check_passes: u32,
-    /// Bytes of a segment of each shard's log, if they have one; an index comes eight times as often.
+    /// Bytes of a segment of each shard's log, if they have one; an index comes eight times as
+    /// often.
     pub segment_bytes: Option<u32>,
 }
 

@@ -119,18 +119,7 @@ fn setting(seed: u64) -> Setting {
         true => PartitionConfig { seal_every: 1, quarantine_failures: 0, ..partition },
         false => partition,
     };
-    let rules = Rules {
-        seal_every: partition.seal_every,
-        history_max: partition.history_max,
-        checkpoints_max: partition.checkpoints_max,
-        mailbox_max: partition.mailbox_max,
-        dedupe_max: partition.dedupe_max,
-        quarantine_failures: partition.quarantine_failures,
-        image_bytes_max: partition.image_bytes_max,
-        payload_bytes_max: partition.payload_bytes_max as u64,
-        create_on_send: partition.create_on_send,
-        log: partition.log,
-    };
+    let rules = rules_of(&partition);
     let gateway = RespConfig {
         payload_bytes_max: partition.payload_bytes_max,
         pipeline_max: if tight { pick(&mut rng, &[4_096, 8, 1]) as usize } else { 4_096 },
@@ -174,6 +163,22 @@ fn setting(seed: u64) -> Setting {
         batch_count: rng.usize(3..=10),
         cut_percent: if faults { 15 } else { 0 },
         deaths,
+    }
+}
+
+/// What the oracle must know of a partition's settings.
+fn rules_of(partition: &PartitionConfig) -> Rules {
+    Rules {
+        seal_every: partition.seal_every,
+        history_max: partition.history_max,
+        checkpoints_max: partition.checkpoints_max,
+        mailbox_max: partition.mailbox_max,
+        dedupe_max: partition.dedupe_max,
+        quarantine_failures: partition.quarantine_failures,
+        image_bytes_max: partition.image_bytes_max,
+        payload_bytes_max: partition.payload_bytes_max as u64,
+        create_on_send: partition.create_on_send,
+        log: partition.log,
     }
 }
 

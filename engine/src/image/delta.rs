@@ -228,7 +228,8 @@ mod tests {
                 let mut out = Vec::new();
                 image.put_delta(&base, &here, &under, &mut out);
                 let before = copy.share(&mut there);
-                copy.apply_delta(&mut there, &under, &mut Reader::new(&out)).expect("its own delta");
+                let mut reader = Reader::new(&out);
+                copy.apply_delta(&mut there, &under, &mut reader).expect("its own delta");
                 before.release(&mut there);
                 prop_assert!(bytes_of(&image, &here, &under) == bytes_of(&copy, &there, &under));
                 // What was made of a delta is changed further as the image itself is.

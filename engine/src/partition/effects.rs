@@ -1,9 +1,9 @@
 //! What turns ask for: messages, sleeps, HTTP requests, and changes to the agent itself.
 //!
 //! Owns: how the draft of a sealed turn becomes events and calls.  Not: when (`turns.rs`).
-//! X2  an effect that is asked for again bears the id that it bore before.
 //! X1  effects leave in the order in which the turn asked for them; what it asks for itself is done
 //!     after that.
+//! X2  an effect that is asked for again bears the id that it bore before.
 
 use super::Partition;
 use super::branches::ForkPlan;

@@ -7,8 +7,8 @@
 //!     events leave in order.
 //! J3  a flush covers every change made before it was made whole, and no later one: what a crash
 //!     leaves is the partition as it was at one moment.
-//! J4  a segment's count of live bytes is that of the records in agents' chains, those in memory and
-//!     those that a crash would bring back.
+//! J4  a segment's count of live bytes is that of the records in agents' chains, those in memory
+//!     and those that a crash would bring back.
 
 use super::Partition;
 use super::replay::Last;

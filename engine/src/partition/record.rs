@@ -1,6 +1,6 @@
 //! Records of agents: what the log is told of one that has changed.
 //!
-//! Owns: the bytes of whole, change and fork records; `replay.rs` is their reader.  Not: when
+//! Owns: the bytes of whole, change and fork records; `chain.rs` is their reader.  Not: when
 //! (`journal.rs`), where they go (`shards`).
 //!
 //! A record's own bytes, all numbers as in `log/wire.rs`:
@@ -9,7 +9,7 @@
 //! |-------------|--------------------------------------------------------------------------------|
 //! | identity    | whole, fork: tenant, key, template number, parent                              |
 //! | origin      | fork: id, version, time                                                        |
-//! | pending     | 1: it has calls, and must be in memory to be told of them                       |
+//! | pending     | 1: it has calls, and must be in memory to be told of them                      |
 //! | state       | 0 active, 1 suspended, 2 quarantined; turns; failures; last branch number      |
 //! | restored    | 0 no, 1 forked: index, keep timers, call; 2 rolled back: version; 3 committed  |
 //! | new versions| count; each: number, parent, time, checkpoint, base version or 0, delta        |

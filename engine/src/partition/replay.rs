@@ -1,32 +1,29 @@
 //! Replay: agents made again from their records.
 //!
-//! Owns: reading what `record.rs` writes, both at a start, when only the chains are noted, and when
-//! an agent is wanted, when its chain is read.  Not: reading files (`shards`).
+//! Owns: what is noted of chains at a start, and bringing an agent back when it is wanted.
+//! Not: reading files (`shards`), what is in the records of a chain (`chain.rs`).
 //! L1  a chain that is read gives the agent as it was when its last record was made.
 //! L2  one that does not leaves the agent as it was: in the log only, and said to be unreadable.
 //! L3  what an agent was waiting for goes on: sleeps end at their time, messages are sent again
 //!     under their old ids, HTTP requests with their old keys.
 
 use super::Partition;
-use super::calls::{Asked, Held, OpenRequest};
-use super::dedupe::Dedupe;
+use super::calls::{Held, OpenRequest};
+use super::chain::{Again, Replay, read_origin};
 use super::journal::Chain;
-use super::record::{HTTP, MESSAGE, OWN, PAST, SLEEP, TOLD};
+use super::record::PAST;
 use super::survey::read_stub;
-use crate::agent::{Agent, Birth, Rare, Residence, State};
-use crate::behaviour::{RequestId, Restored};
-use crate::id::{AgentId, CallId, Nanos, VersionId};
-use crate::image::{Image, Under};
-use crate::key::AgentKey;
+use crate::agent::{Agent, Birth, Rare, Residence};
+use crate::behaviour::RequestId;
+use crate::id::{AgentId, CallId, Nanos};
+use crate::image::Image;
 use crate::log::record::Identity;
 use crate::log::wire::Reader;
 use crate::log::{Kind, Place, Record, RecordError};
 use crate::mailbox::Item;
-use crate::page::PageStore;
 use crate::refusal::Refusal;
 use crate::verb::Event;
-use crate::version::{Parts, Version, VersionTree};
-use bytes::Bytes;
+use crate::version::{Parts, VersionTree};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -266,14 +263,16 @@ impl Partition {
 
     fn refuse_load(&mut self, slot: u32, error: &LoadError) -> Refusal {
         self.agents[slot].residence = Residence::Cold;
-        let key = self.agents[slot].key.as_str().to_owned();
-        let full = match error {
-            LoadError::Record { source: RecordError::Full(full), .. } => Some(*full),
-            _ => None,
-        };
-        let refusal = match full {
-            Some(full) => self.refusal(slot, full.into()),
-            None => Refusal::Unreadable { key, reason: error.to_string() },
+        let key = &self.agents[slot].key;
+        let unreadable =
+            Refusal::Unreadable { key: key.as_str().to_owned(), reason: error.to_string() };
+        let refusal = match error {
+            LoadError::Record { source: RecordError::Full(full), .. } => {
+                self.refusal(slot, (*full).into())
+            }
+            // Where no number of the template is there, that says more.
+            LoadError::NoTemplate { .. } => self.templates.find(key).err().unwrap_or(unreadable),
+            _ => unreadable,
         };
         while let Some(item) = self.agents[slot].mailbox.pop(&mut self.mail) {
             if let Item::Request(waiting) = item {
@@ -409,231 +408,4 @@ impl Partition {
         }
         self.tell_restored(slot);
     }
-}
-
-/// An agent while its chain is read.
-#[derive(Default)]
-struct Replay {
-    template: u16,
-    state: State,
-    turn_count: u64,
-    failure_count: u32,
-    suffix_last: u32,
-    restored: Option<Restored>,
-    /// By ascending number.
-    versions: Vec<Version>,
-    head: u64,
-    next: u64,
-    labels: Vec<(Vec<u8>, u64)>,
-    dedupe: Dedupe,
-    requests: BTreeMap<u64, (bool, Option<Bytes>)>,
-    calls: BTreeMap<u64, Again>,
-    held: Vec<(u64, Option<Bytes>)>,
-}
-
-/// A call that goes on.
-struct Again {
-    request: Option<u64>,
-    deadline: Nanos,
-    asked: Asked,
-    /// Of an own call, which was done when its record was made.
-    result: Option<Result<crate::verb::Reply, Refusal>>,
-}
-
-impl Replay {
-    /// A chain begins, or goes over to a branch.
-    fn begin(
-        &mut self,
-        kind: Kind,
-        reader: &mut Reader<'_>,
-        store: &mut PageStore,
-    ) -> Result<(), RecordError> {
-        let mut from = Vec::new();
-        if kind == Kind::Fork {
-            let (_, wanted, sealed_at) = read_origin(reader)?;
-            let checkpoint = false;
-            let at = self.find(wanted).ok_or(RecordError::NoVersion(wanted))?;
-            let image = self.versions[at].image.share(store);
-            from.push(Version { image, id: 1, parent: 0, sealed_at, checkpoint });
-        }
-        for version in std::mem::replace(&mut self.versions, from) {
-            version.image.release(store);
-        }
-        let (template, versions) = (self.template, std::mem::take(&mut self.versions));
-        *self = Replay { template, versions, ..Replay::default() };
-        Ok(())
-    }
-
-    fn find(&self, version: u64) -> Option<usize> {
-        self.versions.binary_search_by_key(&version, |version| version.id).ok()
-    }
-
-    /// Takes in a record from its state on.
-    fn take(
-        &mut self,
-        reader: &mut Reader<'_>,
-        store: &mut PageStore,
-        under: &Under<'_>,
-        dedupe_max: usize,
-    ) -> Result<(), RecordError> {
-        // For those that read heads only.
-        reader.flag()?;
-        self.state = match reader.byte()? {
-            0 => State::Active,
-            1 => State::Suspended,
-            2 => State::Quarantined,
-            value => return Err(RecordError::BadField { what: "its state", value: value.into() }),
-        };
-        self.turn_count = reader.number()?;
-        self.failure_count = reader.small("its failures")?;
-        self.suffix_last = reader.small("its last branch")?;
-        self.restored = read_restored(reader)?;
-        self.take_versions(reader, store, under)?;
-        if reader.flag()? {
-            self.labels.clear();
-            for _ in 0..reader.count()? {
-                let name = reader.bytes()?.to_vec();
-                self.labels.push((name, reader.number()?));
-            }
-        }
-        for _ in 0..reader.count()? {
-            let id = reader.bytes()?;
-            let reply = reader.option()?.map(Bytes::copy_from_slice);
-            self.dedupe.close(id, Some(&reply), dedupe_max);
-        }
-        self.take_calls(reader)?;
-        if reader.is_empty() {
-            return Ok(());
-        }
-        Err(RecordError::BadField { what: "a record's end", value: 0 })
-    }
-
-    fn take_versions(
-        &mut self,
-        reader: &mut Reader<'_>,
-        store: &mut PageStore,
-        under: &Under<'_>,
-    ) -> Result<(), RecordError> {
-        for _ in 0..reader.count()? {
-            let id = reader.number()?;
-            let parent = reader.number()?;
-            let sealed_at = Nanos(reader.number()?);
-            let checkpoint = reader.flag()?;
-            let base = reader.number()?;
-            let mut image = match base {
-                0 => Image::EMPTY,
-                base => {
-                    let at = self.find(base).ok_or(RecordError::NoVersion(base))?;
-                    self.versions[at].image.share(store)
-                }
-            };
-            if let Err(error) = image.apply_delta(store, under, reader) {
-                image.release(store);
-                return Err(error);
-            }
-            let version = Version { image, id, parent, sealed_at, checkpoint };
-            match self.versions.binary_search_by_key(&id, |version| version.id) {
-                Ok(at) => std::mem::replace(&mut self.versions[at], version).image.release(store),
-                Err(at) => self.versions.insert(at, version),
-            }
-        }
-        for _ in 0..reader.count()? {
-            let id = reader.number()?;
-            let at = self.find(id).ok_or(RecordError::NoVersion(id))?;
-            self.versions[at].checkpoint = true;
-        }
-        for _ in 0..reader.count()? {
-            let id = reader.number()?;
-            let at = self.find(id).ok_or(RecordError::NoVersion(id))?;
-            self.versions.remove(at).image.release(store);
-        }
-        self.head = reader.number()?;
-        self.next = reader.number()?;
-        Ok(())
-    }
-
-    fn take_calls(&mut self, reader: &mut Reader<'_>) -> Result<(), RecordError> {
-        self.requests.clear();
-        for _ in 0..reader.count()? {
-            let number = reader.number()?;
-            let answered = reader.flag()?;
-            let request_id = reader.option()?.map(Bytes::copy_from_slice);
-            self.requests.insert(number, (answered, request_id));
-        }
-        let mut before = std::mem::take(&mut self.calls);
-        for _ in 0..reader.count()? {
-            let call = reader.number()?;
-            let request = reader.number()?.checked_sub(1);
-            let deadline = Nanos(reader.number()?);
-            let (asked, result) = read_asked(reader, before.remove(&call))?;
-            self.calls.insert(call, Again { request, deadline, asked, result });
-        }
-        self.held.clear();
-        for _ in 0..reader.count()? {
-            let number = reader.number()?;
-            self.held.push((number, reader.option()?.map(Bytes::copy_from_slice)));
-        }
-        Ok(())
-    }
-}
-
-/// Of which agent's version a branch is, and when it was made.
-pub(super) fn read_origin(reader: &mut Reader<'_>) -> Result<(AgentId, u64, Nanos), RecordError> {
-    Ok((AgentId(reader.id()?), reader.number()?, Nanos(reader.number()?)))
-}
-
-type OwnResult = Option<Result<crate::verb::Reply, Refusal>>;
-
-/// What a call asks for, here or, where the record does not repeat it, `before`.
-fn read_asked(
-    reader: &mut Reader<'_>,
-    before: Option<Again>,
-) -> Result<(Asked, OwnResult), RecordError> {
-    let kind = reader.byte()?;
-    let asked = match kind & !TOLD {
-        SLEEP => Asked::Sleep,
-        OWN => {
-            let good = reader.flag()?;
-            let reply = reader.option()?.map(Bytes::copy_from_slice);
-            let lost = Refusal::Dropped {
-                key: String::new(),
-                why: "was restored from the log before it was told".into(),
-            };
-            let result = if good { Ok(crate::verb::Reply::Payload(reply)) } else { Err(lost) };
-            return Ok((Asked::Own, Some(result)));
-        }
-        MESSAGE if kind & TOLD != 0 => {
-            let to = Bytes::copy_from_slice(reader.bytes()?);
-            let to = AgentKey::new(to).map_err(|_| RecordError::BadKey)?;
-            Asked::Message { to, payload: Bytes::copy_from_slice(reader.bytes()?) }
-        }
-        HTTP if kind & TOLD != 0 => {
-            let request = Bytes::copy_from_slice(reader.bytes()?);
-            let idempotency = String::from_utf8_lossy(reader.bytes()?).into_owned();
-            Asked::Http { request, idempotency }
-        }
-        MESSAGE | HTTP => {
-            let wrong = RecordError::BadField { what: "a call's kind", value: kind.into() };
-            before.ok_or(wrong)?.asked
-        }
-        _ => return Err(RecordError::BadField { what: "a call's kind", value: kind.into() }),
-    };
-    Ok((asked, None))
-}
-
-fn read_restored(reader: &mut Reader<'_>) -> Result<Option<Restored>, RecordError> {
-    Ok(match reader.byte()? {
-        0 => None,
-        1 => {
-            let index = reader.small("a branch's index")?;
-            let keep_timers = reader.flag()?;
-            let call = reader.number()?;
-            Some(Restored::Forked { index, keep_timers, call: (call > 0).then_some(CallId(call)) })
-        }
-        2 => Some(Restored::RolledBack { version: VersionId(reader.number()?) }),
-        3 => Some(Restored::Committed),
-        value => {
-            return Err(RecordError::BadField { what: "how it was restored", value: value.into() });
-        }
-    })
 }

@@ -5,8 +5,8 @@
 //! U1  a chain that is cut is one that its agent had: it ends with a record of its own.
 
 use super::Partition;
+use super::chain::read_origin;
 use super::journal::Chain;
-use super::replay::read_origin;
 use crate::agent::Residence;
 use crate::id::{AgentId, TenantId};
 use crate::key::AgentKey;

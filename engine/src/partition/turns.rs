@@ -6,11 +6,12 @@
 //! W2  an effect leaves after its turn was sealed.
 //! W3  a request whose turn called and did not reply is answered when its calls have returned.
 
+use super::Partition;
+use super::admit::check_deadline;
 use super::calls::{Held, OpenRequest};
 use super::effects::is_effect_id;
 use super::serving::Serving;
 use super::verbs::Requests;
-use super::{Partition, check_deadline};
 use crate::agent::{Edge, State};
 use crate::behaviour::{Allowance, Behaviour, Fault, RequestId, Turn};
 use crate::id::{CallId, Nanos};

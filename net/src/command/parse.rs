@@ -5,15 +5,18 @@
 //! A1  what is kept of the arguments is copied out, or shared where it has its own buffer.
 //! A2  a cursor of LIST holds a shard and that shard's cursor; 0 is both start and end.
 
-use super::{ArgKind, BadCommand, Command, hint, shown};
+mod options;
+
+use super::{BadCommand, Command, shown};
 use crate::resp::Args;
 use bytes::Bytes;
 use heronry_engine::limits::{
     FORK_COUNT_MAX, IMAGE_BYTES_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX, LIST_COUNT_MAX,
     REQUEST_ID_BYTES_MAX, SHARD_COUNT_MAX, TEMPLATE_BYTES_MAX,
 };
-use heronry_engine::verb::{Errand, Language};
+use heronry_engine::verb::Errand;
 use heronry_engine::{Ack, AgentKey, Refusal, Verb, VersionId, VersionRef};
+use options::Options;
 
 /// Longest TIMEOUT in milliseconds: a day.
 pub const TIMEOUT_MS_MAX: u64 = 86_400_000;
@@ -415,89 +418,4 @@ fn decimal(text: &[u8]) -> Option<u64> {
 fn bad_value(what: &'static str, value: &[u8], allowed: String) -> BadCommand {
     let value = format!("'{}'", shown(value));
     BadCommand::Refused(Refusal::BadValue { what: what.into(), value, allowed: allowed.into() })
-}
-
-/// Walks the options after the fixed arguments, in any order, each at most once.
-struct Options<'a> {
-    command: &'static Command,
-    args: &'a Args<'a>,
-    at: usize,
-    /// One bit per option met.
-    seen: u32,
-}
-
-impl Options<'_> {
-    /// The next option's token as the grammar spells it; `None` at the end.
-    #[inline]
-    fn next(&mut self) -> Result<Option<&'static str>, BadCommand> {
-        if self.at >= self.args.count() {
-            return Ok(None);
-        }
-        let given = self.args.get(self.at);
-        let position = tokens(self.command)
-            .enumerate()
-            .find(|(_, token)| token.as_bytes().eq_ignore_ascii_case(given));
-        let Some((bit, token)) = position else {
-            return Err(BadCommand::Option {
-                option: shown(given),
-                name: self.command.name,
-                hint: hint(given, tokens(self.command)),
-                usage: self.command.usage(),
-            });
-        };
-        if self.seen & 1 << bit != 0 {
-            return Err(self.misused(token, "is given twice"));
-        }
-        self.seen |= 1 << bit;
-        self.at += 1;
-        Ok(Some(token))
-    }
-
-    /// Position of the option's value.
-    fn value(&mut self, token: &'static str) -> Result<usize, BadCommand> {
-        if self.at >= self.args.count() {
-            return Err(self.misused(token, "has no value"));
-        }
-        self.at += 1;
-        Ok(self.at - 1)
-    }
-
-    fn number(&mut self, token: &'static str, least: u64, most: u64) -> Result<u64, BadCommand> {
-        let idx = self.value(token)?;
-        number(self.args, idx, token, least, most)
-    }
-
-    fn ack(&mut self, token: &'static str) -> Result<Ack, BadCommand> {
-        let idx = self.value(token)?;
-        match self.args.get(idx) {
-            word if word.eq_ignore_ascii_case(b"sealed") => Ok(Ack::Sealed),
-            word if word.eq_ignore_ascii_case(b"durable") => Ok(Ack::Durable),
-            other => Err(bad_value("ACK", other, "sealed, durable".to_owned())),
-        }
-    }
-
-    fn language(&mut self, token: &'static str) -> Result<Language, BadCommand> {
-        let idx = self.value(token)?;
-        let given = self.args.get(idx);
-        let all = [Language::Python, Language::JavaScript, Language::Wasm];
-        let known = |language: &Language| language.name().as_bytes().eq_ignore_ascii_case(given);
-        let allowed = || all.map(Language::name).join(", ");
-        all.into_iter().find(known).ok_or_else(|| bad_value(token, given, allowed()))
-    }
-
-    fn misused(&self, option: &'static str, fault: &'static str) -> BadCommand {
-        let usage = self.command.usage();
-        BadCommand::OptionUse { option, name: self.command.name, fault, usage }
-    }
-}
-
-/// The tokens of a grammar.
-fn tokens(command: &'static Command) -> impl Iterator<Item = &'static str> {
-    command.args.iter().flat_map(|arg| {
-        let either = match arg.kind {
-            ArgKind::Either(args) => args,
-            _ => std::slice::from_ref(arg),
-        };
-        either.iter().filter_map(|arg| arg.token)
-    })
 }

@@ -4,12 +4,12 @@
 //! S1  what is read is batches of one sequence without a gap, each whole.
 //! S2  a log that goes on behind a batch that is not whole was damaged, not torn: it is not used,
 //!     because what follows rests on what is lost.
-//! S5  a life of the shard begins in a segment of its own: what an earlier one still had on its way
-//!     to the disk may land in its segments whenever it likes.
-//! S4  the last batch may have been on its way when an earlier life ended: it is written once more,
-//!     so that what comes to rest on it is not more durable than it is.
 //! S3  one write is in flight at a time, so a log that ends torn has lost one batch, which nobody
 //!     was told of.
+//! S4  the last batch may have been on its way when an earlier life ended: it is written once more,
+//!     so that what comes to rest on it is not more durable than it is.
+//! S5  a life of the shard begins in a segment of its own: what an earlier one still had on its way
+//!     to the disk may land in its segments whenever it likes.
 
 use super::{End, LogFiles, LogPlan, adopt};
 use crate::connection::Mark;
@@ -165,6 +165,9 @@ pub(crate) async fn recover<D: Driver>(
         }
         scan.found.torn |= next.is_none() && scan.is_torn(rest);
     }
+    if noted.is_some() && scan.newest.is_none() {
+        return Err(ScanError::NoIndex { shard, segment: first });
+    }
     if let Some(newest) = scan.newest.take() {
         write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
     }
@@ -178,8 +181,8 @@ pub(crate) async fn recover<D: Driver>(
 }
 
 impl Scan<'_> {
-    /// Takes in the batches of a segment before number `next`, as far as they go; how many bytes that
-    /// is.
+    /// Takes in the batches of a segment before number `next`, as far as they go; how many bytes
+    /// that is.
     fn segment(
         &mut self,
         segment: u32,

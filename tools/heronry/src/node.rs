@@ -255,8 +255,8 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
     Ok((plan, tcp, socket))
 }
 
-/// Listens on the Unix socket. The kernel may close the listener of a killed node a moment after its
-/// processes are gone, so one that answers is asked for a while.
+/// Listens on the Unix socket. The kernel may close the listener of a killed node a moment after
+/// its processes are gone, so one that answers is asked for a while.
 fn listen_unix(path: &Path) -> Result<OwnedFd> {
     let deadline = Instant::now() + SOCKET_WAIT;
     loop {

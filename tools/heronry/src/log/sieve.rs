@@ -276,7 +276,6 @@ impl<'a> Sieve<'a> {
             Kind::End => self.ended(record.id),
             _ => {}
         }
-        if taken.is_ok() {}
         Ok(taken)
     }
 

@@ -1,0 +1,99 @@
+//! Upkeep of the log: indexes that are whole, segments that nobody needs, agents that make room.
+//!
+//! Owns: which segment is emptied next and when one goes (G5 of `log.rs`).  Not: what is live in a
+//! segment, and which agents go (the engine).
+
+use super::Log;
+use heronry_engine::Partition;
+
+/// Part of the arena, in percent, past which agents go to the log only.
+const ROOM_PERCENT: u64 = 85;
+/// Agents that one pass looks at for that.
+const ROOM_STEPS_MAX: u32 = 256;
+/// A segment of which no more than so many percent are live is emptied.
+const LIVE_PERCENT_MAX: u64 = 50;
+/// Agents that one pass brings forward for that.
+const COMPACT_AGENTS_MAX: u32 = 4;
+
+impl Log {
+    /// An index is whole: a start reads from it on.
+    pub(super) fn index_done(&mut self, first: u32) {
+        self.totals.indexes += 1;
+        match self.plan.files.set_first(first) {
+            Ok(()) => self.first = first,
+            Err(error) => {
+                return (self.report)(format_args!(
+                    "shard {}: an index was written but cannot be noted: {error}",
+                    self.me.0
+                ));
+            }
+        }
+        self.untidy = true;
+    }
+
+    /// All that was placed is on disk (G5): segments that nobody needs go, and the next is chosen.
+    pub(super) fn settled(&mut self, partition: &Partition) {
+        let emptied = |(segment, _): (u32, bool)| !partition.live_segments().contains_key(&segment);
+        if self.victim.is_some_and(emptied) {
+            self.totals.compactions += 1;
+            self.victim = None;
+            self.untidy = true;
+        }
+        if std::mem::take(&mut self.untidy) {
+            self.tidy(partition);
+            let next = self.victim.or_else(|| Some((self.choose_victim(partition)?, false)));
+            self.victim = next;
+        }
+    }
+
+    /// Removes segments before the index that no chain needs.
+    fn tidy(&mut self, partition: &Partition) {
+        let live = partition.live_segments();
+        let removed = self.plan.files.list().and_then(|(segments, _)| {
+            for segment in segments {
+                if segment < self.first && !live.contains_key(&segment) {
+                    self.closing.extend(self.readers.remove(&segment).map(|(handle, _)| handle));
+                    self.plan.files.remove(segment)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            (self.report)(format_args!(
+                "shard {}: old segments of the log were not removed: {error}",
+                self.me.0
+            ));
+        }
+    }
+
+    /// Of the segments before the index the one with the fewest live bytes, if it is mostly dead.
+    fn choose_victim(&self, partition: &Partition) -> Option<u32> {
+        let live_bytes_max = u64::from(self.plan.segment_bytes) / 100 * LIVE_PERCENT_MAX;
+        let live = partition.live_segments().range(..self.first);
+        let least = live.min_by_key(|(_, live)| live.bytes)?;
+        (least.1.bytes <= live_bytes_max).then_some(*least.0)
+    }
+
+    /// Goes on with emptying a segment, when nobody waits for the disk.
+    pub(super) fn compact(&mut self, partition: &mut Partition) {
+        let Some((segment, looked)) = self.victim else { return };
+        if !self.ready.is_empty() || !self.loads.is_empty() {
+            return;
+        }
+        // With somebody waiting for the disk, one at a time.
+        let agents_max = if partition.waiting_count() > 0 { 1 } else { COMPACT_AGENTS_MAX };
+        if !looked || !partition.is_behind() {
+            // One more round finds those that were on their way in the last one.
+            let ended = partition.compact(segment, agents_max);
+            self.victim = Some((segment, ended));
+        }
+    }
+
+    /// Sends agents to the log only while the arena is nearly full.
+    pub(crate) fn make_room(&self, partition: &mut Partition) {
+        let used_bytes_max = partition.arena_bytes() / 100 * ROOM_PERCENT;
+        if partition.used_bytes() > used_bytes_max {
+            partition.make_room(used_bytes_max, ROOM_STEPS_MAX);
+        }
+    }
+}
