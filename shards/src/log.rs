@@ -26,7 +26,7 @@ use heronry_engine::partition::Flush;
 use heronry_engine::{Nanos, Partition, ShardId};
 use read::{Load, Read};
 use slab::Slab;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -144,8 +144,10 @@ pub(crate) struct Log {
     index_bytes: u64,
     /// The first segment that a start reads.
     first: u32,
-    /// The segment that is being emptied, and whether all agents were looked at.
-    victim: Option<(u32, bool)>,
+    /// The segment that is being emptied, and how often all agents were looked at.
+    victim: Option<(u32, u32)>,
+    /// Segments that could not be emptied.
+    spared: BTreeSet<u32>,
     /// Whether what was written last is of a flush that is not whole.
     void: bool,
     /// Whether segments may have become useless.
@@ -190,6 +192,7 @@ impl Log {
             index_bytes,
             first,
             victim: None,
+            spared: BTreeSet::new(),
             void: false,
             untidy: false,
             totals: LogTotals::default(),

@@ -159,8 +159,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         &mut self,
         mut watch: impl FnMut(&Partition),
     ) -> Result<(), LoopError> {
-        self.await_templates().await;
+        // While the log is read nothing else is in flight whose completion could be missed.
         self.recover().await?;
+        self.await_templates().await;
         for (idx, listener) in (0u32..).zip(&self.listeners) {
             self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
         }

@@ -14,6 +14,8 @@ const ROOM_STEPS_MAX: u32 = 256;
 const LIVE_PERCENT_MAX: u64 = 50;
 /// Agents that one pass brings forward for that.
 const COMPACT_AGENTS_MAX: u32 = 4;
+/// Rounds after which a segment that still has live records is left as it is.
+const ROUNDS_MAX: u32 = 3;
 
 impl Log {
     /// An index is whole: a start reads from it on.
@@ -33,7 +35,7 @@ impl Log {
 
     /// All that was placed is on disk (G5): segments that nobody needs go, and the next is chosen.
     pub(super) fn settled(&mut self, partition: &Partition) {
-        let emptied = |(segment, _): (u32, bool)| !partition.live_segments().contains_key(&segment);
+        let emptied = |(segment, _): (u32, u32)| !partition.live_segments().contains_key(&segment);
         if self.victim.is_some_and(emptied) {
             self.totals.compactions += 1;
             self.victim = None;
@@ -41,7 +43,7 @@ impl Log {
         }
         if std::mem::take(&mut self.untidy) {
             self.tidy(partition);
-            let next = self.victim.or_else(|| Some((self.choose_victim(partition)?, false)));
+            let next = self.victim.or_else(|| Some((self.choose_victim(partition)?, 0)));
             self.victim = next;
         }
     }
@@ -70,22 +72,30 @@ impl Log {
     fn choose_victim(&self, partition: &Partition) -> Option<u32> {
         let live_bytes_max = u64::from(self.plan.segment_bytes) / 100 * LIVE_PERCENT_MAX;
         let live = partition.live_segments().range(..self.first);
+        let live = live.filter(|(segment, _)| !self.spared.contains(segment));
         let least = live.min_by_key(|(_, live)| live.bytes)?;
         (least.1.bytes <= live_bytes_max).then_some(*least.0)
     }
 
     /// Goes on with emptying a segment, when nobody waits for the disk.
     pub(super) fn compact(&mut self, partition: &mut Partition) {
-        let Some((segment, looked)) = self.victim else { return };
+        let Some((segment, rounds)) = self.victim else { return };
         if !self.ready.is_empty() || !self.loads.is_empty() {
             return;
         }
         // With somebody waiting for the disk, one at a time.
         let agents_max = if partition.waiting_count() > 0 { 1 } else { COMPACT_AGENTS_MAX };
-        if !looked || !partition.is_behind() {
-            // One more round finds those that were on their way in the last one.
+        if rounds > 0 && partition.is_behind() {
+            return;
+        }
+        // One more round finds those that were on their way in the last one.
+        if rounds < ROUNDS_MAX {
             let ended = partition.compact(segment, agents_max);
-            self.victim = Some((segment, ended));
+            self.victim = Some((segment, rounds + u32::from(ended)));
+        } else {
+            // An agent in it cannot be read, or has no template on this node: it stays.
+            self.spared.insert(segment);
+            (self.victim, self.untidy) = (None, true);
         }
     }
 
