@@ -54,7 +54,10 @@ fn a_full_disk_refuses_what_is_durable_and_clears_by_itself() {
     let Some(disk) = SmallDisk::mount(14) else { return };
     let data = disk.path().join("data");
     let data = data.to_str().expect("text");
-    let small = ["--shards", "1", "--data", data, "--set", "log.segment_bytes=4MiB"];
+    let set = ["--set", "log.segment_bytes=4MiB"];
+    // Templates are on the same disk and take more room than there is.
+    let no_guests = ["--set", "sandbox.guests_dir=/nonexistent"];
+    let small = [&["--shards", "1", "--data", data][..], &set, &no_guests].concat();
     let mut node = Node::start(BINARY, &small);
     let mut client = node.client();
     client.send_with("counter/a", b"1", DURABLE).expect("there is room");
