@@ -36,6 +36,8 @@ pub struct Writer {
     pub written: Vec<Written>,
     /// Whether each record gets a batch of its own.
     pub singly: bool,
+    /// Whether flushes are made whole.
+    pub whole: bool,
     segment: u32,
     epoch: u32,
     answers: Vec<Result<Reply, Refusal>>,
@@ -55,6 +57,7 @@ impl Writer {
             first: 0,
             written: Vec::new(),
             singly: false,
+            whole: true,
             segment: 0,
             epoch: 1,
             answers: Vec::new(),
@@ -177,7 +180,7 @@ impl Writer {
             written_at: Nanos(1_000_000 * self.written.len() as u64),
             call_last: last.call,
             request_last: last.request,
-            whole: true,
+            whole: self.whole,
         };
         let used_bytes = packer.len_bytes();
         let bytes = packer.finish(&KEY, head, Vec::new());

@@ -380,6 +380,20 @@ fn w4_what_an_earlier_life_had_on_its_way_is_not_taken() {
 }
 
 #[test]
+fn v4_a_flush_that_is_not_whole_is_void() {
+    for (whole, records) in [(true, 2), (false, 1)] {
+        let mut log = Writer::new();
+        log.says("counter/a", "1");
+        log.flush();
+        log.whole = whole;
+        log.says("counter/a", "10");
+        log.flush();
+        let (status, verdict) = Made::whole(&log).verb("verify", &[]);
+        assert_eq!((status, &verdict["shards"][0]["records"]), (0, &records.into()), "{verdict}");
+    }
+}
+
+#[test]
 fn v3_a_record_that_lost_a_part_does_not_count() {
     let mut log = Writer::new();
     log.singly = true;

@@ -7,12 +7,13 @@
 //!     as it was before; what would change it is left out.
 //! V2  every record of a chain that is kept was read and proved itself.
 //! V3  of a record in parts, none counts that may have lost one.
+//! V4  batches at the end whose flush is not whole are void.
 
 use super::segment::{Segment, ShardLog};
 use super::walk::{Damage, Spot, Step, Walked, walk};
 use anyhow::Result;
 use heronry_engine::log::batch::Batch;
-use heronry_engine::log::{Kind, Place, RECORD_BYTES_MAX, Record, RecordError};
+use heronry_engine::log::{BatchHead, Kind, Place, RECORD_BYTES_MAX, Record, RecordError};
 use heronry_engine::partition::{Last, Recovery};
 use heronry_engine::{AgentId, AgentKey, PAGE_BYTES, PageStore, Partition, PartitionConfig};
 use heronry_engine::{ShardId, TenantId, template};
@@ -106,6 +107,8 @@ pub fn sieve(log: &ShardLog) -> Result<Sieved> {
 struct Sieve<'a> {
     log: &'a ShardLog,
     sieved: Sieved,
+    /// Batches of a flush that is not whole yet.
+    held: Vec<Held>,
     epoch: u32,
     /// After damage: agents whose chains have begun anew (V1).
     fresh: Option<BTreeSet<AgentId>>,
@@ -115,6 +118,15 @@ struct Sieve<'a> {
     cut: Option<AgentId>,
     /// The segment that a stub's places were looked up in last.
     open: Option<(u32, Segment)>,
+}
+
+/// A batch that waits for the end of its flush.
+struct Held {
+    spot: Spot,
+    head: BatchHead,
+    records: Vec<u8>,
+    record_count: u32,
+    len_bytes: usize,
 }
 
 impl<'a> Sieve<'a> {
@@ -136,7 +148,8 @@ impl<'a> Sieve<'a> {
             doubtful: 0,
             from: 0,
         };
-        Sieve { log, sieved, epoch: 0, fresh: None, first: false, cut: None, open: None }
+        let (held, fresh, cut, open) = (Vec::new(), None, None, None);
+        Sieve { log, sieved, held, epoch: 0, fresh, first: false, cut, open }
     }
 
     /// Reads from a segment on; `lost` is missing at the end, and the walk does not know it.
@@ -144,12 +157,20 @@ impl<'a> Sieve<'a> {
         let log = self.log;
         self.sieved.from = from;
         self.sieved.walked = walk(log, from, &mut |step| match step {
-            Step::Batch(spot, batch) => self.batch(spot, batch),
+            Step::Batch(spot, batch) => self.hold(spot, batch),
             Step::Damage(damage) => {
+                // Whether their flush was whole is lost: what they say is better than nothing.
+                self.take_held()?;
                 self.damage(damage);
                 Ok(())
             }
         })?;
+        if lost.is_some() {
+            self.take_held()?;
+        } else {
+            // Of a flush that never was whole: void, as it is to a node.
+            self.held.clear();
+        }
         lost.into_iter().for_each(|damage| self.damage(damage));
         self.check_chains()?;
         self.settle();
@@ -193,6 +214,21 @@ impl<'a> Sieve<'a> {
             unreadable: 0,
             fate: Fate::Lost,
         })
+    }
+
+    /// Takes a batch in once its flush is whole.
+    fn hold(&mut self, spot: Spot, batch: Batch<'_>) -> Result<()> {
+        let Batch { head, records, record_count, len_bytes } = batch;
+        self.held.push(Held { spot, head, records: records.to_vec(), record_count, len_bytes });
+        if batch.head.whole { self.take_held() } else { Ok(()) }
+    }
+
+    fn take_held(&mut self) -> Result<()> {
+        for held in std::mem::take(&mut self.held) {
+            let Held { spot, head, records, record_count, len_bytes } = held;
+            self.batch(spot, Batch { head, records: &records, record_count, len_bytes })?;
+        }
+        Ok(())
     }
 
     fn batch(&mut self, spot: Spot, batch: Batch<'_>) -> Result<()> {
