@@ -113,17 +113,22 @@ impl Node {
 
     /// Waits for a line of the log that contains `text`.
     pub fn await_log(&mut self, text: &str) -> String {
+        self.await_logs(&[text])
+    }
+
+    /// Waits for lines of the log that contain each of `texts`, in any order. The last one.
+    pub fn await_logs(&mut self, texts: &[&str]) -> String {
         let deadline = Instant::now() + PATIENCE;
+        let mut missing = texts.to_vec();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.log.recv_timeout(left) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if line.contains(text) {
-                        return line;
-                    }
-                }
-                Err(_) => panic!("the log never said {text:?}, only {:#?}", self.seen),
+            let Ok(line) = self.log.recv_timeout(left) else {
+                panic!("the log never said {missing:?}, only {:#?}", self.seen);
+            };
+            self.seen.push(line.clone());
+            missing.retain(|text| !line.contains(text));
+            if missing.is_empty() {
+                return line;
             }
         }
     }

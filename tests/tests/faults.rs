@@ -229,8 +229,7 @@ fn a_killed_shard_comes_back_with_its_agents_and_their_versions() {
     for pid in shard_pids(&mut client) {
         send_signal(pid, Signal::KILL);
     }
-    node.await_log("shard 0 is up after");
-    node.await_log("shard 1 is up after");
+    node.await_logs(&["shard 0 is up after", "shard 1 is up after"]);
     let mut client = node.client();
     for n in 0..40 {
         let key = format!("counter/{n}");

@@ -248,8 +248,7 @@ fn a_restarted_shard_knows_the_templates_and_their_agents() {
     for pid in shard_pids(&mut client) {
         send_signal(pid, Signal::KILL);
     }
-    node.await_log("shard 0 is up after");
-    node.await_log("shard 1 is up after");
+    node.await_logs(&["shard 0 is up after", "shard 1 is up after"]);
     let mut client = node.client();
     for key in keys.iter().chain([branch]) {
         assert_eq!(say(&mut client, key, "b"), format!("b is message 2 of {key}"));
@@ -288,8 +287,7 @@ async def on_message(ctx, message):
     for pid in shard_pids(&mut client) {
         send_signal(pid, Signal::KILL);
     }
-    node.await_log("shard 0 is up after");
-    node.await_log("shard 1 is up after");
+    node.await_logs(&["shard 0 is up after", "shard 1 is up after"]);
     let mut client = node.client();
     let options = SendOptions { request_id: Some(b"nap-1"), ..SendOptions::default() };
     let reply = client.send_with("napper/a", b"nap", options).expect("answered");
