@@ -34,7 +34,7 @@ mod verbs;
 use crate::agent::State;
 use crate::behaviour::{Behaviour, Draft, Native};
 use crate::directory::{Directory, Route};
-use crate::id::{AgentId, CallId, Nanos, ShardId, TenantId};
+use crate::id::{AgentId, CallId, Nanos, Series, ShardId, TenantId};
 use crate::key::AgentKey;
 use crate::mailbox::{Item, Mail, Waiting};
 use crate::page::PageStore;
@@ -70,8 +70,8 @@ pub struct Partition {
     mail: Mail,
     queue: RunQueue,
     calls: Calls,
-    call_next: u64,
-    request_next: u64,
+    call_numbers: Series,
+    request_numbers: Series,
     directory: Directory,
     lost: Lost,
     hot: Hot,
@@ -106,6 +106,8 @@ impl Partition {
         Partition {
             directory: Directory::new(config.shard, config.shard_count),
             journal: Journal::new(config.log),
+            call_numbers: Series::new(config.shard),
+            request_numbers: Series::new(config.shard),
             config,
             store,
             templates: Templates::new(templates),
@@ -113,8 +115,6 @@ impl Partition {
             mail: Mail::default(),
             queue: RunQueue::EMPTY,
             calls: Calls::default(),
-            call_next: 1,
-            request_next: 0,
             lost: Lost::default(),
             hot: Hot::new(),
             draft: Draft::default(),

@@ -165,6 +165,14 @@ pub enum Refusal {
         /// What is wrong: an interpreter's traceback, or why a module is refused.
         reason: String,
     },
+    /// A snapshot was not made; nothing is left of it.
+    #[error("snapshot {name:?}: {reason}")]
+    BadSnapshot {
+        /// Its name.
+        name: String,
+        /// What came in between.
+        reason: String,
+    },
     /// The operator does not allow it.
     #[error("{what} is not allowed; {remedy}")]
     NotAllowed {
@@ -226,6 +234,7 @@ impl Refusal {
             | Refusal::Timeout { .. }
             | Refusal::TryAgain { .. }
             | Refusal::BadTemplate { .. }
+            | Refusal::BadSnapshot { .. }
             | Refusal::NotAllowed { .. }
             | Refusal::Http { .. }
             | Refusal::Unreadable { .. }
@@ -255,6 +264,7 @@ impl Refusal {
             Refusal::Raised { .. } => "RAISED",
             Refusal::Dropped { .. } => "DROPPED",
             Refusal::BadTemplate { .. } => "BADTEMPLATE",
+            Refusal::BadSnapshot { .. } => "BADSNAPSHOT",
             Refusal::NotAllowed { .. } => "NOTALLOWED",
             Refusal::Http { .. } => "HTTP",
             Refusal::Unreadable { .. } => "UNREADABLE",

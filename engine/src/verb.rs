@@ -162,6 +162,11 @@ pub enum Errand {
         /// Which of its numbers.
         number: u32,
     },
+    /// Give the node's data, as of one moment, a second name in its data folder.
+    Snapshot {
+        /// The snapshot's name.
+        name: String,
+    },
     /// An HTTP request of an agent, as JSON (docs/guest-abi.md).
     Http {
         /// Who asks.

@@ -112,7 +112,7 @@ pub enum Action {
     ConfigGet,
     TemplateList,
     ShardList,
-    Template(parse::TemplateVerb),
+    Errand(parse::ErrandVerb),
     Agent(parse::AgentVerb),
 }
 

@@ -12,7 +12,7 @@ mod local;
 mod order;
 mod server;
 
-use crate::command::parse::{Asked, TemplateVerb, parse, parse_template};
+use crate::command::parse::{Asked, ErrandVerb, parse, parse_errand};
 use crate::command::{Action, Command, Lookup};
 use crate::reply::{ListPlace, encode_bad_command, encode_protocol_error};
 use crate::resp::{Args, Encoder, RequestDecoder, RequestLimits};
@@ -183,8 +183,8 @@ impl Resp {
                 match command.action {
                     _ if !open => session.put(refuse_unauthenticated),
                     Action::Agent(_) => self.execute_agent(session, command, args, node, asks),
-                    Action::Template(verb) => {
-                        execute_template(session, command, verb, args, node, asks);
+                    Action::Errand(verb) => {
+                        execute_errand(session, command, verb, args, node, asks);
                     }
                     _ => return self.execute_local(session, command, args, node, silent_before),
                 }
@@ -244,15 +244,15 @@ impl Resp {
 }
 
 /// Asks the shard of this connection for what its control thread does.
-fn execute_template(
+fn execute_errand(
     session: &mut Session,
     command: &'static Command,
-    verb: TemplateVerb,
+    verb: ErrandVerb,
     args: &Args<'_>,
     node: &dyn NodeView,
     asks: &mut Vec<Ask>,
 ) {
-    match parse_template(command, verb, args) {
+    match parse_errand(command, verb, args) {
         Ok(errand) => {
             let seq = session.order.ask(session.form, Shape::Plain, 0);
             let target = Target::Shard(node.place().0);

@@ -91,7 +91,7 @@ fn sample(kind: ArgKind) -> &'static str {
 
 #[test]
 fn every_option_of_a_grammar_is_parsed_alone_and_together() {
-    let parsed = |c: &&Command| matches!(c.action, Action::Agent(_) | Action::Template(_));
+    let parsed = |c: &&Command| matches!(c.action, Action::Agent(_) | Action::Errand(_));
     for command in COMMANDS.iter().filter(parsed) {
         let mut base = vec![command.name];
         for arg in command.args.iter().filter(|arg| !arg.optional) {

@@ -104,6 +104,22 @@ pub enum Step {
         /// Its number.
         number: u32,
     },
+    /// Take part in a snapshot.
+    Snapshot(SnapshotStep),
+}
+
+/// A shard's part in a snapshot of the node: all hold, then all cut, then all go on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SnapshotStep {
+    /// Take in nothing from other shards for a while.
+    Hold,
+    /// Put all that has changed on disk, and give the log as it is then a second name.
+    Cut {
+        /// Its new folder.
+        folder: PathBuf,
+    },
+    /// Go on, whether it was cut or not.
+    GoOn,
 }
 
 /// A template of the node: all that a shard needs to load it.

@@ -2,7 +2,7 @@
 //!
 //! Owns: segments, where the next batch goes, batches that wait, what the disk said.  Not: what
 //! records say (the engine), reads (`log/read.rs`; at a start `log/scan.rs`), which segments go
-//! (`log/upkeep.rs`), real files (`log/folder.rs`).
+//! (`log/upkeep.rs`), second names for a snapshot (`log/cut.rs`), real files (`log/folder.rs`).
 //! G1  one batch is in flight at a time, so that only the last one can be torn.
 //! G2  a flush is reported when all batches of it are on disk, and never else.
 //! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
@@ -12,6 +12,7 @@
 //! G5  a segment goes only while nothing is on its way: what was brought forward out of it is on
 //!     disk elsewhere.
 
+mod cut;
 pub mod folder;
 mod read;
 pub(crate) mod scan;
@@ -19,6 +20,7 @@ mod upkeep;
 
 use crate::connection::{Mark, Todo};
 use crate::driver::{Done, Driver, Handle, Op};
+use cut::Cut;
 use heronry_engine::log::{
     BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchHead, HEAD_BYTES, LogKey, Packer, Place,
 };
@@ -29,6 +31,7 @@ use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 /// Bytes of records that one pass makes, about: some tenths of a millisecond of work.
 const FLUSH_BYTES_MAX: usize = 512 << 10;
@@ -64,6 +67,8 @@ pub trait LogFiles {
     fn set_first(&mut self, number: u32) -> io::Result<()>;
     /// Removes a segment that nobody reads any more.
     fn remove(&mut self, number: u32) -> io::Result<()>;
+    /// Gives all that is there second names in `folder`, which is made.
+    fn link_into(&mut self, folder: &Path) -> io::Result<()>;
 }
 
 /// What a log is to be like.
@@ -152,6 +157,8 @@ pub(crate) struct Log {
     void: bool,
     /// Whether segments may have become useless.
     untidy: bool,
+    /// What is to be cut off, if anything.
+    cut: Cut,
     totals: LogTotals,
     report: fn(std::fmt::Arguments<'_>),
 }
@@ -195,6 +202,7 @@ impl Log {
             spared: BTreeSet::new(),
             void: false,
             untidy: false,
+            cut: Cut::default(),
             totals: LogTotals::default(),
             report,
         }
@@ -228,7 +236,9 @@ impl Log {
         }
         if self.writing.is_none() && self.ready.is_empty() {
             self.settled(partition);
+            self.cut_off(partition);
         }
+        let hurry = hurry || self.cut.is_due();
         let mut again = None;
         if partition.wants_flush() && self.ready_bytes < WAITING_BYTES_MAX {
             let urgent = hurry || partition.waiting_count() > 0 || partition.is_flushing();

@@ -9,6 +9,7 @@
 
 mod disk;
 mod publish;
+mod snapshot;
 mod templates;
 
 use crate::connection::{Connections, Mark, Todo};
@@ -109,6 +110,7 @@ pub struct Shard<D: Driver, G: Gateway> {
     totals: Totals,
     /// When the log has something to do.
     log_due: Nanos,
+    snapshot: snapshot::Snapshot,
 }
 
 #[derive(Default)]
@@ -146,6 +148,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             pass_count: 0,
             totals: Totals::default(),
             log_due: Nanos(u64::MAX),
+            snapshot: snapshot::Snapshot::default(),
         }
     }
 
@@ -216,13 +219,16 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     fn work(&mut self, now: Nanos) -> bool {
         let mut count = self.take_completions(now);
         self.serve_link(now);
-        count += self.peers.receive(&mut self.inbox);
-        count += self.peers.lose_downed(&mut self.inbox);
+        if !self.snapshot.holds() {
+            count += self.peers.receive(&mut self.inbox);
+            count += self.peers.lose_downed(&mut self.inbox);
+        }
         self.route(now);
         let turn_count = self.run_turns();
         self.take_events(now);
         self.pump_log(now, false);
         self.take_events(now);
+        self.watch_snapshot(now);
         // Before any answer leaves: who was told of an agent must hear of its loss.
         self.note_births();
         self.settle(now);

@@ -6,7 +6,7 @@
 //! N2  a turn that pauses has changed nothing: its image and its draft are as they were.
 
 use super::{Fault, Restored, too_long};
-use crate::id::{AgentId, CallId, Nanos};
+use crate::id::{AgentId, CallId, Nanos, Series};
 use crate::image::Image;
 use crate::key::AgentKey;
 use crate::limits::EFFECT_COUNT_MAX;
@@ -101,8 +101,8 @@ pub struct Turn<'a> {
     pub(crate) image: &'a mut Image,
     pub(crate) store: &'a mut PageStore,
     pub(crate) draft: &'a mut Draft,
-    pub(crate) call_next: &'a mut u64,
-    pub(crate) request_next: &'a mut u64,
+    pub(crate) call_numbers: &'a mut Series,
+    pub(crate) request_numbers: &'a mut Series,
     pub(crate) allowance: Allowance,
 }
 
@@ -257,11 +257,8 @@ impl Turn<'_> {
     /// a later one. An agent that awaits nothing at the end of a turn has its open requests
     /// answered as failed.
     pub fn hold(&mut self) -> RequestId {
-        let next = &mut *self.request_next;
-        *self.draft.held.get_or_insert_with(|| {
-            *next += 1;
-            RequestId(*next)
-        })
+        let numbers = &mut *self.request_numbers;
+        *self.draft.held.get_or_insert_with(|| RequestId(numbers.give()))
     }
 
     /// Answers a request that was held. An id that is not open, or another agent's, is passed
@@ -315,8 +312,7 @@ impl Turn<'_> {
     }
 
     fn open_call(&mut self) -> CallId {
-        let call = CallId(*self.call_next);
-        *self.call_next += 1;
+        let call = CallId(self.call_numbers.give());
         self.draft.call_count += 1;
         if self.draft.call_count > self.allowance.call_count_max {
             self.break_limit(Fault::Limit {

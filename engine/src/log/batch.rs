@@ -10,8 +10,8 @@
 //! | 12..16  | epoch: which life of the shard wrote it                                   |
 //! | 16..24  | sequence: counts up by one from batch to batch, across epochs             |
 //! | 24..32  | time of the write, nanoseconds                                            |
-//! | 32..40  | calls numbered so far in the shard's lives                                |
-//! | 40..48  | requests numbered so far                                                  |
+//! | 32..40  | the highest number of a call in the shard's lives                         |
+//! | 40..48  | the highest number of a request                                           |
 //! | 48..52  | length of the records                                                     |
 //! | 52..56  | number of records                                                         |
 //! | 56      | 1: a flush is whole with it; what is written after the last such one is void |
@@ -60,9 +60,9 @@ pub struct BatchHead {
     pub sequence: u64,
     /// When it was written.
     pub written_at: Nanos,
-    /// Calls numbered so far.
+    /// The highest number of a call so far.
     pub call_last: u64,
-    /// Requests numbered so far.
+    /// The highest number of a request so far.
     pub request_last: u64,
     /// Whether a flush is whole with it: the batches after the last such one are void.
     pub whole: bool,

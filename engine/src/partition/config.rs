@@ -236,7 +236,9 @@ impl PartitionConfig {
             | Verb::Terminate
             | Verb::Info
             | Verb::Hottest
-            | Verb::Errand(Errand::Activate { .. } | Errand::Http { .. }) => Ok(()),
+            | Verb::Errand(
+                Errand::Activate { .. } | Errand::Snapshot { .. } | Errand::Http { .. },
+            ) => Ok(()),
         }
     }
 

@@ -54,8 +54,7 @@ impl Partition {
                     Some(call)
                 }
                 _ if self.journal.on => {
-                    let call = CallId(self.call_next);
-                    self.call_next += 1;
+                    let call = CallId(self.call_numbers.give());
                     self.agents[slot].rare().sends.push(call);
                     self.calls.send(call, id, asked.clone());
                     Some(call)

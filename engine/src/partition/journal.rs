@@ -376,6 +376,16 @@ impl Partition {
         journal.is_dirty() || journal.making || journal.is_awaited() || index
     }
 
+    /// The flush with which all that has changed until now is on disk.
+    pub fn flush_target(&self) -> u64 {
+        self.journal.target()
+    }
+
+    /// Whether a flush is on disk.
+    pub fn is_flushed(&self, flush: u64) -> bool {
+        self.journal.is_durable(flush)
+    }
+
     /// Whether a flush has begun that is not made whole.
     pub fn is_flushing(&self) -> bool {
         self.journal.making
@@ -457,7 +467,7 @@ impl Partition {
 
     /// The last numbers given, for the head of a batch.
     pub fn last_numbers(&self) -> Last {
-        Last { call: self.call_next - 1, request: self.request_next }
+        Last { call: self.call_numbers.last(), request: self.request_numbers.last() }
     }
 
     /// All that was flushed up to flush number `flush` is on disk: what waited for it leaves.

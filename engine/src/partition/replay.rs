@@ -76,7 +76,7 @@ impl Recovery {
         self.parts.clear();
     }
 
-    fn note_parent(&mut self, id: AgentId, parent: Option<AgentId>) {
+    pub(super) fn note_parent(&mut self, id: AgentId, parent: Option<AgentId>) {
         match parent {
             Some(parent) => self.parents.insert(id, parent),
             None => self.parents.remove(&id),
@@ -172,8 +172,8 @@ impl Partition {
                 self.join_parent(parent, branch);
             }
         }
-        self.call_next = self.call_next.max(last.call + 1);
-        self.request_next = self.request_next.max(last.request);
+        self.call_numbers.pass(last.call);
+        self.request_numbers.pass(last.request);
         for slot in 0..self.agents.end() {
             let agent = self.agents.get(slot);
             let pending =
@@ -185,7 +185,7 @@ impl Partition {
         self.agents.count()
     }
 
-    fn insert_cold(&mut self, identity: Identity) -> u32 {
+    pub(super) fn insert_cold(&mut self, identity: Identity) -> u32 {
         let Identity { tenant, key, .. } = identity;
         let id = key.id(tenant);
         let image = Image::EMPTY;
@@ -377,7 +377,7 @@ impl Partition {
             opened.insert(number, self.calls.open_request(open));
         }
         for (call, again) in calls {
-            self.call_next = self.call_next.max(call + 1);
+            self.call_numbers.pass(call);
             let call = CallId(call);
             let Again { request, deadline, asked, result } = again;
             let request = request.and_then(|number| opened.get(&number).copied());
@@ -398,7 +398,7 @@ impl Partition {
             }
         }
         for (number, request_id) in held {
-            self.request_next = self.request_next.max(number);
+            self.request_numbers.pass(number);
             let rare = self.agents[slot].rare();
             if let Some(request_id) = &request_id {
                 rare.dedupe.open(request_id, count_max);

@@ -1,12 +1,13 @@
 //! Survey: what a log says, for those that look at it without serving its agents.
 //!
-//! Owns: the heads of records, chains as a recovery has found them, cutting one.  Not: reading
-//! files, choosing what to keep (`heronry log`).
+//! Owns: the heads of records, chains as a recovery has found them, cutting one, handing one to
+//! another partition.  Not: reading files, choosing what to keep (`heronry log`).
 //! U1  a chain that is cut is one that its agent had: it ends with a record of its own.
 
 use super::Partition;
 use super::chain::read_origin;
 use super::journal::Chain;
+use super::replay::Recovery;
 use crate::agent::Residence;
 use crate::id::{AgentId, TenantId};
 use crate::key::AgentKey;
@@ -102,6 +103,24 @@ impl Partition {
     pub fn chain_places(&self, id: AgentId) -> Option<&[Place]> {
         let slot = self.agents.find(id)?;
         Some(&self.agents[slot].logged.as_deref()?.places)
+    }
+
+    /// Takes over an agent that another partition has found in its log, and whose records have been
+    /// copied to `places`. Panics when it is not there, or is here already.
+    pub fn take_over(
+        &mut self,
+        recovery: &mut Recovery,
+        from: &Partition,
+        id: AgentId,
+        places: Vec<Place>,
+    ) {
+        let there = from.agents.find(id).expect("U1: it was found in a log");
+        let old = from.agents[there].logged.as_deref().expect("U1: it was found in a log");
+        let chain = Chain { places: Rc::new(places), flush: 0, ..*old };
+        let identity = from.identity(there);
+        recovery.note_parent(id, identity.parent);
+        let slot = self.insert_cold(identity);
+        self.set_chain(slot, chain);
     }
 
     /// Makes the first `count` records an agent's chain, of which the last says `pending`; with 0

@@ -348,8 +348,8 @@ impl Partition {
             image: &mut agent.image,
             store: &mut self.store,
             draft: &mut self.draft,
-            call_next: &mut self.call_next,
-            request_next: &mut self.request_next,
+            call_numbers: &mut self.call_numbers,
+            request_numbers: &mut self.request_numbers,
             allowance,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| act(behaviour, &mut turn)));

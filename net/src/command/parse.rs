@@ -54,12 +54,13 @@ pub enum AgentVerb {
     Hottest,
 }
 
-/// Which template command of those that a session does not answer itself.
+/// Which command of those that the control thread carries out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the command of the same name")]
-pub enum TemplateVerb {
+pub enum ErrandVerb {
     Deploy,
     Activate,
+    Snapshot,
 }
 
 /// An agent command as asked.
@@ -175,20 +176,21 @@ fn exec(
     Ok(Verb::Exec { code })
 }
 
-/// Turns the arguments of a template command into what is asked of the control thread; as
+/// Turns the arguments of such a command into what is asked of the control thread; as
 /// [`parse`].
-pub fn parse_template(
+pub fn parse_errand(
     command: &'static Command,
-    verb: TemplateVerb,
+    verb: ErrandVerb,
     args: &Args<'_>,
 ) -> Result<Errand, BadCommand> {
     let name = template_name(args.get(1))?;
     match verb {
-        TemplateVerb::Activate => {
+        ErrandVerb::Activate => {
             let number = number(args, 2, "number", 1, u64::from(u32::MAX))? as u32;
             Ok(Errand::Activate { name, number })
         }
-        TemplateVerb::Deploy => deploy(&mut Options { command, args, at: 2, seen: 0 }, name),
+        ErrandVerb::Snapshot => Ok(Errand::Snapshot { name }),
+        ErrandVerb::Deploy => deploy(&mut Options { command, args, at: 2, seen: 0 }, name),
     }
 }
 

@@ -6,8 +6,8 @@
 //! K1  at most one send and one receive are in flight on the link.
 
 use super::{
-    ControlToShard, ERRANDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, ShardToControl, Step,
-    TemplateRef, Workshop, encode,
+    ControlToShard, ERRANDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, ShardToControl, SnapshotStep,
+    Step, TemplateRef, Workshop, encode,
 };
 use crate::connection::{Mark, Todo};
 use crate::driver::{Done, Handle, Op, Token};
@@ -36,6 +36,8 @@ pub(crate) struct Link {
     waiting: BTreeMap<u64, Origin>,
     workshop: Box<dyn Workshop>,
     loaded: BTreeMap<(String, u32), Loaded>,
+    /// Steps that the loop answers, by token.
+    snapshot: Vec<(u64, SnapshotStep)>,
     report: fn(std::fmt::Arguments<'_>),
 }
 
@@ -75,6 +77,7 @@ impl Link {
             waiting: BTreeMap::new(),
             workshop,
             loaded: BTreeMap::new(),
+            snapshot: Vec::new(),
             report,
         }
     }
@@ -164,13 +167,12 @@ impl Link {
         let mut answers = Vec::new();
         while self.handle().is_some() {
             match self.frames.take::<ControlToShard>() {
+                Ok(Some(ControlToShard::Step { token, step: Step::Snapshot(step) })) => {
+                    self.snapshot.push((token, step));
+                }
                 Ok(Some(ControlToShard::Step { token, step })) => {
-                    let mut error = self.step(step, partition, facts).err();
-                    if let Some(text) = &mut error {
-                        text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
-                    }
-                    let stepped = ShardToControl::Stepped { token, error };
-                    encode(&stepped, &mut self.queue).expect("J1: an error's text is short");
+                    let outcome = self.step(step, partition, facts);
+                    self.stepped(token, outcome);
                 }
                 Ok(Some(ControlToShard::Known)) => {
                     if let State::Expecting(handle) = self.state {
@@ -188,6 +190,23 @@ impl Link {
         let unanswered = std::mem::take(&mut self.waiting).into_values();
         answers.extend(unanswered.map(|to| (to, Err(Refusal::TryAgain { shard }))));
         answers
+    }
+
+    /// Steps of a snapshot that have come, for the loop to answer with [`Link::stepped`].
+    pub(crate) fn snapshot_steps(&mut self) -> Vec<(u64, SnapshotStep)> {
+        std::mem::take(&mut self.snapshot)
+    }
+
+    /// Says what came of a step.
+    pub(crate) fn stepped(&mut self, token: u64, outcome: Result<(), String>) {
+        let mut error = outcome.err();
+        if let Some(text) = &mut error {
+            text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
+        }
+        if self.handle().is_some() {
+            let stepped = ShardToControl::Stepped { token, error };
+            encode(&stepped, &mut self.queue).expect("J1: an error's text is short");
+        }
     }
 
     /// Sends what is queued; closes a link that failed.
@@ -269,6 +288,7 @@ impl Link {
                 mark_active(&mut facts.templates, &name, number);
                 Ok(())
             }
+            Step::Snapshot(_) => unreachable!("J3: the loop answers it"),
         }
     }
 

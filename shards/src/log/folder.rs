@@ -144,6 +144,21 @@ impl LogFiles for Folder {
     fn remove(&mut self, number: u32) -> io::Result<()> {
         fs::remove_file(self.segment(number))
     }
+
+    fn link_into(&mut self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let (segments, _) = self.list()?;
+        for path in segments.into_iter().map(|number| self.segment(number)) {
+            fs::hard_link(&path, folder.join(path.file_name().unwrap_or_default()))?;
+        }
+        for name in [KEY, FIRST] {
+            match fs::hard_link(self.path.join(name), folder.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                linked => linked?,
+            }
+        }
+        Ok(fsync(File::open(folder)?)?)
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::World;
 use crate::log::{LogFile, LogFiles};
 use heronry_engine::ShardId;
 use std::io;
+use std::path::Path;
 
 /// The log's files of one shard.
 #[derive(Debug)]
@@ -72,5 +73,9 @@ impl LogFiles for SimFiles {
         let name = self.name(number);
         self.world.inner.borrow_mut().disk.remove(&name);
         Ok(())
+    }
+
+    fn link_into(&mut self, _folder: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -42,5 +42,6 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         for (origin, result) in self.link.serve(&mut self.partition, &mut self.facts) {
             self.give(now, origin, result);
         }
+        self.take_snapshot_steps(now);
     }
 }

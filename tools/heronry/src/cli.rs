@@ -70,6 +70,22 @@ pub enum Command {
     /// Check, print and mend the logs of a data folder, read without its node
     #[command(subcommand)]
     Log(LogCommand),
+    /// Copy a node's data, as of one moment, to a new folder, and check the copy; the node may run
+    Backup {
+        /// Folder to make
+        to: PathBuf,
+        /// Data folder of the node
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+        data: PathBuf,
+    },
+    /// Check a backup and make a data folder of it
+    Restore {
+        /// Folder that `heronry backup` made
+        from: PathBuf,
+        /// Data folder to make
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+        data: PathBuf,
+    },
     /// Check what this host offers a node, and how to improve it
     Doctor,
     /// Compile, show, compare and check config files

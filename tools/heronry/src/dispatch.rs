@@ -9,7 +9,7 @@ use crate::cli::{Cli, Command, ShardCommand};
 use crate::link::{Raised, Refused};
 use crate::output::{Output, read_or_unread};
 use crate::{
-    agent, bench, config, doctor, log, manual, node, shard, template, template_build, top,
+    agent, backup, bench, config, doctor, log, manual, node, shard, template, template_build, top,
 };
 use anyhow::Result;
 use clap::error::ErrorKind;
@@ -72,6 +72,8 @@ fn perform(cli: Cli) -> Result<()> {
         Command::Template(command) => template::run(global, &command, output),
         Command::Shard(ShardCommand::List) => shard::list(global, output),
         Command::Log(command) => log::run(&command, output),
+        Command::Backup { to, data } => backup::backup(global, &data, &to, output),
+        Command::Restore { from, data } => backup::restore(&from, &data, output),
         Command::Doctor => doctor::run(output),
         Command::Config(command) => config::run(&command, output),
         Command::Bench(args) => bench::run(args, output),

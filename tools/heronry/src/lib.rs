@@ -6,7 +6,8 @@
 
 pub mod address;
 pub mod agent;
-pub mod bench;
+pub mod backup;
+mod bench;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -7,18 +7,21 @@
 //!     end may move on meanwhile.
 
 mod dump;
+pub(crate) mod rehome;
 mod repair;
 mod segment;
 mod sieve;
 mod stats;
 mod verdict;
 mod walk;
+mod writer;
 
 use crate::cli::{LogCommand, LogOptions};
 use crate::node;
 use crate::output::Output;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use segment::ShardLog;
+use std::path::Path;
 
 /// Runs one verb.
 pub fn run(command: &LogCommand, output: Output) -> Result<()> {
@@ -30,14 +33,30 @@ pub fn run(command: &LogCommand, output: Output) -> Result<()> {
             // For its errors: there is nothing to lock where there is no log.
             segment::shards(&options.data, options.shard)?;
             let _lock = node::lock(&options.data)?;
-            repair::repair(&segment::shards(&options.data, options.shard)?, *yes, output)
+            repair::repair(&segment::shards(&options.data, options.shard)?.1, *yes, output)
         }
     }
 }
 
+/// Agents in the logs of a data folder that no node changes, when every batch and record of them
+/// is good.
+pub(crate) fn check(data: &Path) -> Result<u64> {
+    let (_, logs) = segment::shards(data, None)?;
+    let mut count = 0;
+    for log in &logs {
+        let sieved =
+            sieve::sieve(log).with_context(|| format!("the log of shard {}", log.shard))?;
+        if !sieved.is_good() {
+            bail!("the log of shard {} is damaged; `heronry log verify` says how", log.shard);
+        }
+        count += sieved.partition.chains().count() as u64;
+    }
+    Ok(count)
+}
+
 /// The logs to look at; says so when their node runs (L2).
 fn logs(options: &LogOptions, output: Output) -> Result<Vec<ShardLog>> {
-    let logs = segment::shards(&options.data, options.shard)?;
+    let (_, logs) = segment::shards(&options.data, options.shard)?;
     if node::is_running(&options.data) {
         output.note("the node of this data folder is running: the end of its logs may move on");
     }

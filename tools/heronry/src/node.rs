@@ -11,6 +11,7 @@ mod control;
 mod serve;
 
 use crate::cli::{Global, UpOptions};
+use crate::log::rehome::{Rehomed, rehome};
 use crate::output::Output;
 use crate::{config, demo};
 use anyhow::{Context, Result, bail};
@@ -64,9 +65,10 @@ pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
     let config = config::of_node(&options)?;
     let ground = Ground::take(&config)?;
     let (mut plan, tcp, _socket) = plan(&config, &ground)?;
-    let control = Control::start(&config, &config::data_dir(&config))?;
-    plan.links = Some(control.links());
     let shard_count = plan.seats.len();
+    let data_dir = config::data_dir(&config);
+    let control = Control::start(&config, &data_dir, u16::try_from(shard_count)?)?;
+    plan.links = Some(control.links());
     let (stop, stopped) = bounded(1);
     let ready =
         format!("ready: tcp {tcp} unix {} shards {shard_count}", ground.unix_socket.display());
@@ -151,9 +153,6 @@ impl Ground {
             format!("{} cannot be the data folder; choose another with --data", data_dir.display())
         })?;
         let lock = lock(&data_dir)?;
-        if config.log.enabled {
-            std::fs::create_dir_all(data_dir.join("log"))?;
-        }
         Ok(Ground { unix_socket: config::unix_socket(config), _lock: lock })
     }
 }
@@ -211,7 +210,7 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         0 => host.shard_count_default(),
         count => count,
     };
-    check_shard_count(&config::data_dir(config), config, shard_count)?;
+    take_agents_in(&config::data_dir(config), config, shard_count)?;
     raise_open_files();
     let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
     let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
@@ -269,33 +268,34 @@ fn listen_unix(path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// Refuses a number of shards that the data folder was not written with: agents would be looked for
-/// where they are not. The first start notes the number.
-fn check_shard_count(data_dir: &Path, config: &Config, shard_count: u16) -> Result<()> {
+/// Has the logs of the data folder made those of as many shards as this node has.
+fn take_agents_in(data_dir: &Path, config: &Config, shard_count: u16) -> Result<()> {
     if !config.log.enabled {
         return Ok(());
     }
-    let path = data_dir.join("log").join("shards");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let written: u16 = text.trim().parse().with_context(|| {
-                format!("{} holds {text:?}, not a number of shards", path.display())
-            })?;
-            if written != shard_count {
-                bail!(
-                    "the data folder {} was written with {written} shards, this node would have \
-                     {shard_count}; start it with --shards {written}",
-                    data_dir.display()
-                );
-            }
-            Ok(())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&path, format!("{shard_count}\n"))
-                .with_context(|| format!("cannot write {}", path.display()))
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    let started = Instant::now();
+    let begun = |before| {
+        eprintln!(
+            "heronry: the data folder was written with {before} shards, and this node has \
+             {shard_count}: its agents are moved, which takes room for a copy of their records"
+        );
+    };
+    let segment_bytes = config.log.segment_bytes;
+    let rehomed = rehome(data_dir, shard_count, segment_bytes, serve::entropy, begun);
+    let rehomed = rehomed.with_context(|| {
+        let data = data_dir.display();
+        format!(
+            "the logs in {data} cannot be made those of {shard_count} shards; they are as they were"
+        )
+    })?;
+    if let Some(Rehomed { shards_before, agents, bytes }) = rehomed {
+        eprintln!(
+            "heronry: {agents} agents with {bytes} bytes of records moved from {shards_before} \
+             shards to {shard_count} in {} ms",
+            started.elapsed().as_millis()
+        );
     }
+    Ok(())
 }
 
 /// Raises the soft limit on open files to the hard one; shards inherit it.

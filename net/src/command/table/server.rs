@@ -1,9 +1,10 @@
 //! Rows of the table: about the node.
 //!
-//! Owns: INFO, COMMAND, CONFIG, SHARD.LIST.
+//! Owns: INFO, COMMAND, CONFIG, SHARD.LIST, NODE.SNAPSHOT.
 //! Not: what they do (`session/local.rs`).
 
 use super::{same, text};
+use crate::command::parse::ErrandVerb;
 use crate::command::{Action, Arg, ArgKind, Command, Group, Replies};
 
 const fn row(name: &'static str, action: Action, summary: &'static str) -> Command {
@@ -77,6 +78,23 @@ pub const COMMANDS: &[Command] = &[
         example: "> SHARD.LIST\n1)  1) \"shard\"\n    2) (integer) 0\n    3) \"state\"\n    \
                   4) \"up\"\n...",
         ..row("SHARD.LIST", Action::ShardList, "The shards of this node and their counters.")
+    },
+    Command {
+        args: &[text("name", "1 to 63 of `a-z`, `A-Z`, `0-9`, `-` and `_`; none that is there.")],
+        flags: &["admin"],
+        complexity: "O(F) for F files of the log and the templates; some milliseconds, in which \
+                     requests that go from one shard to another wait",
+        reply: same("bulk string: the path of the snapshot on the node's host."),
+        errors: &["BADVALUE", "BADSNAPSHOT", "BUSY", "TRYAGAIN"],
+        example: "> NODE.SNAPSHOT before-upgrade\n\"/var/lib/heronry/data/snapshots/before-upgrade\"",
+        ..row(
+            "NODE.SNAPSHOT",
+            Action::Errand(ErrandVerb::Snapshot),
+            "Gives the logs and templates, as of one moment on all shards, second names under \
+             `snapshots/` in the data folder: a data folder of its own, for a node or a copy. \
+             `heronry backup` makes one, copies it and removes it. What it holds keeps its room on \
+             disk until the folder is removed.",
+        )
     },
 ];
 

@@ -4,7 +4,7 @@
 //! Not: their meaning (the control thread's, and the engine's) or parsing (`parse.rs`).
 
 use super::{integer, same, text};
-use crate::command::parse::TemplateVerb;
+use crate::command::parse::ErrandVerb;
 use crate::command::{Action, Arg, ArgKind, Command, Group, Replies};
 
 const fn row(name: &'static str, action: Action, summary: &'static str) -> Command {
@@ -59,7 +59,7 @@ pub const COMMANDS: &[Command] = &[
                   return 'hello ' + m\"\n(integer) 1",
         ..row(
             "TEMPLATE.DEPLOY",
-            Action::Template(TemplateVerb::Deploy),
+            Action::Errand(ErrandVerb::Deploy),
             "Makes a template, or the next number of one: its code is run once, and every agent \
              begins where that ended. Replies when all shards have it.",
         )
@@ -69,7 +69,7 @@ pub const COMMANDS: &[Command] = &[
         example: "> TEMPLATE.ACTIVATE greeter 1\n(integer) 1",
         ..row(
             "TEMPLATE.ACTIVATE",
-            Action::Template(TemplateVerb::Activate),
+            Action::Errand(ErrandVerb::Activate),
             "Makes new agents of a template begin from this number of it; agents that live keep \
              theirs.",
         )

@@ -1,7 +1,7 @@
 //! `heronry log repair`: a damaged log made one that a node starts with.
 //!
-//! Owns: the index that is written, keeping the old segments, the order of the steps.
-//! Not: which agents can be had, and as of when (`sieve.rs`).
+//! Owns: keeping the old segments, the order of the steps.
+//! Not: which agents can be had, and as of when (`sieve.rs`), writing batches (`writer.rs`).
 //! R1  until the new first segment is noted, a start sees what it saw before; from then on it sees
 //!     the index, which holds the chains that the sieve has left.
 //! R2  every old segment is in the folder `damaged-TIME` before anything is written.
@@ -10,26 +10,20 @@
 use super::segment::ShardLog;
 use super::sieve::{Sieved, sieve};
 use super::verdict::Verdict;
+use super::writer::{SEGMENT_BYTES, Writer};
 use crate::dispatch::AnswerIsNo;
 use crate::output::Output;
 use anyhow::{Context, Result};
-use heronry_engine::log::{BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchHead, LogKey, Packer, Place};
-use heronry_engine::partition::{Flush, Last};
-use heronry_engine::{Nanos, Partition, ShardId};
+use heronry_engine::log::BatchHead;
+use heronry_engine::{Nanos, ShardId};
 use heronry_shards::log::LogFiles;
-use heronry_shards::log::folder::Folder;
 use serde_json::json;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bytes of records that are made at a time.
-const FLUSH_BYTES: usize = 512 << 10;
-/// Length of a new segment where no old one shows it.
-const SEGMENT_BYTES: u64 = 64 << 20;
 /// Numbers of calls that are passed over when the batches that gave the last ones are lost.
-const CALLS_SKIPPED: u64 = 1 << 32;
+const CALLS_SKIPPED: u64 = 1 << 48;
 
 /// Says what each damaged log would lose, and with `yes` goes on without it.
 pub fn repair(logs: &[ShardLog], yes: bool, output: Output) -> Result<()> {
@@ -79,30 +73,22 @@ fn rewrite(log: &ShardLog, sieved: Sieved) -> Result<PathBuf> {
     partition.recovered(recovery, last);
     // Agents that await something are wanted in memory by a node, not here.
     partition.events().clear();
-    let (mut folder, key) = Folder::open(&log.dir, || log.key.0)?;
     let first = log.segments.last().map_or(0, |last| last + 1);
     let lengths = log.segments.iter().map(|number| fs::metadata(log.path(*number)));
     let lengths = lengths.collect::<Result<Vec<_>, _>>()?;
-    let mut writer = Writer {
-        log,
-        folder: &mut folder,
-        key,
-        segment_bytes: lengths.iter().map(fs::Metadata::len).max().unwrap_or(SEGMENT_BYTES),
-        file: None,
-        segment: first,
-        offset: 0,
-        head: BatchHead {
-            shard: ShardId(log.shard),
-            epoch: walked.epoch + 1,
-            sequence: walked.last.map_or(0, |last| last + 1),
-            written_at: Nanos(u64::try_from(now.as_nanos())?),
-            call_last: 0,
-            request_last: 0,
-            whole: true,
-        },
-        packer: Packer::default(),
+    let head = BatchHead {
+        shard: ShardId(log.shard),
+        epoch: walked.epoch + 1,
+        sequence: walked.last.map_or(0, |last| last + 1),
+        written_at: Nanos(u64::try_from(now.as_nanos())?),
+        call_last: 0,
+        request_last: 0,
+        whole: true,
     };
+    let segment_bytes = lengths.iter().map(fs::Metadata::len).max().unwrap_or(SEGMENT_BYTES);
+    let mut writer = Writer::new(&log.dir, log.key.0, first, segment_bytes, head)?;
     writer.index(&mut partition)?;
+    let mut folder = writer.into_folder();
     folder.set_first(first)?;
     let live = partition.live_segments();
     for number in log.segments.iter().filter(|number| !live.contains_key(number)) {
@@ -138,69 +124,3 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::copy(from, to)?;
     File::open(to)?.sync_all()
 }
-
-/// Writes batches into new segments.
-struct Writer<'a> {
-    log: &'a ShardLog,
-    folder: &'a mut Folder,
-    key: LogKey,
-    segment_bytes: u64,
-    file: Option<File>,
-    segment: u32,
-    offset: u64,
-    head: BatchHead,
-    packer: Packer,
-}
-
-impl Writer<'_> {
-    /// Writes an index of all chains that the partition has.
-    fn index(&mut self, partition: &mut Partition) -> Result<()> {
-        let Last { call, request } = partition.last_numbers();
-        (self.head.call_last, self.head.request_last) = (call, request);
-        let mut flush = Flush::default();
-        partition.begin_index();
-        while partition.is_indexing() {
-            flush.clear();
-            partition.flush(FLUSH_BYTES, &mut flush);
-            let mut at = 0;
-            for made in &flush.made {
-                let record = &flush.bytes[at..at + made.len_bytes];
-                at += made.len_bytes;
-                if !self.packer.fits(record.len()) {
-                    self.write()?;
-                }
-                let offset = self.offset as u32 + self.packer.push(record) as u32;
-                let len_bytes = record.len() as u32;
-                partition.placed(*made, Place { segment: self.segment, offset, len_bytes });
-            }
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// Writes the batch that is packed, and waits until it is on disk.
-    fn write(&mut self) -> Result<()> {
-        if self.packer.is_empty() {
-            return Ok(());
-        }
-        let bytes = self.packer.finish(&self.key, self.head, Vec::new());
-        if self.offset + bytes.len() as u64 > self.segment_bytes {
-            (self.segment, self.offset, self.file) = (self.segment + 1, 0, None);
-        }
-        if self.file.is_none() {
-            // Made with all its room, as a node makes it; a node writes past the page cache.
-            self.folder.create(self.segment, self.segment_bytes)?;
-            let path = self.log.path(self.segment);
-            self.file = Some(File::options().write(true).open(path)?);
-        }
-        let file = self.file.as_ref().context("a segment was opened")?;
-        file.write_all_at(&bytes, self.offset)?;
-        file.sync_all()?;
-        self.offset += bytes.len() as u64;
-        self.head.sequence += 1;
-        Ok(())
-    }
-}
-
-const _: () = assert!(BATCH_BYTES_MAX as u64 <= SEGMENT_BYTES);
-const _: () = assert!(FLUSH_BYTES.is_multiple_of(BATCH_ALIGN_BYTES));

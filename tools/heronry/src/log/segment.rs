@@ -33,8 +33,9 @@ pub struct ShardLog {
     pub is_noted: bool,
 }
 
-/// Folders of shards' logs: those that `log/shards` counts, or the one that is asked for.
-pub fn shards(data: &Path, wanted: Option<u16>) -> Result<Vec<ShardLog>> {
+/// How many shards a data folder has, as `log/shards` says, and the logs of all of them that have
+/// one, or of the one that is asked for.
+pub fn shards(data: &Path, wanted: Option<u16>) -> Result<(u16, Vec<ShardLog>)> {
     let log = data.join("log");
     let path = log.join("shards");
     let text = fs::read_to_string(&path).with_context(|| {
@@ -56,7 +57,7 @@ pub fn shards(data: &Path, wanted: Option<u16>) -> Result<Vec<ShardLog>> {
             found.push(opened.with_context(|| format!("the log of shard {shard}"))?);
         }
     }
-    Ok(found)
+    Ok((count, found))
 }
 
 impl ShardLog {

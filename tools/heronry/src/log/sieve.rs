@@ -104,6 +104,14 @@ pub fn sieve(log: &ShardLog) -> Result<Sieved> {
     Ok(older)
 }
 
+/// A partition whose agents stay in the log.
+pub(super) fn partition(shard: ShardId) -> Partition {
+    let shard_count = shard.0 + 1;
+    let config = PartitionConfig { shard, shard_count, log: true, ..Default::default() };
+    let store = Box::leak(vec![0; STORE_PAGES * PAGE_BYTES].into_boxed_slice());
+    Partition::new(config, PageStore::new(store), template::built_in())
+}
+
 struct Sieve<'a> {
     log: &'a ShardLog,
     sieved: Sieved,
@@ -131,11 +139,7 @@ struct Held {
 
 impl<'a> Sieve<'a> {
     fn new(log: &'a ShardLog) -> Sieve<'a> {
-        let shard = ShardId(log.shard);
-        let shard_count = log.shard + 1;
-        let config = PartitionConfig { shard, shard_count, log: true, ..Default::default() };
-        let store = Box::leak(vec![0; STORE_PAGES * PAGE_BYTES].into_boxed_slice());
-        let partition = Partition::new(config, PageStore::new(store), template::built_in());
+        let partition = partition(ShardId(log.shard));
         let sieved = Sieved {
             walked: Walked::default(),
             partition,

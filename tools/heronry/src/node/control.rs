@@ -2,7 +2,8 @@
 //!
 //! Owns: its runtime, the links to the shards, which errand is done by whom.  Not: agents; it never
 //! touches one.  [`deploy`] makes templates, [`shelf`] keeps them, [`build`] runs a build, [`http`]
-//! sends agents' requests, [`link`] is one shard's link.
+//! sends agents' requests, [`snapshot`] has the node's data named twice, [`link`] is one shard's
+//! link.
 //! C1  every errand that arrives is answered once, as long as its link is there.
 //! C2  nothing of an errand outlives the thread: a build's process ends with it.
 
@@ -11,6 +12,7 @@ mod deploy;
 mod http;
 mod link;
 mod shelf;
+mod snapshot;
 
 use super::templates;
 use crate::config;
@@ -28,12 +30,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
+
+/// The folder of the templates in the data folder.
+const TEMPLATES: &str = "templates";
 
 /// The control thread, as the rest of the supervisor holds it. It ends when this is dropped and no
 /// link can be made any more.
@@ -51,10 +56,11 @@ struct Joining {
 impl Control {
     /// Starts the thread and waits until the templates of the data folder are known, and those that
     /// every node has are built; the first time that takes seconds, and is said.
-    pub(super) fn start(config: &Config, data_dir: &Path) -> Result<Control> {
+    pub(super) fn start(config: &Config, data_dir: &Path, shard_count: u16) -> Result<Control> {
         let natives = templates().iter().map(|native| native.name().to_owned()).collect();
         let builder = Builder::new(config);
-        let folder = data_dir.join("templates");
+        let folder = data_dir.join(TEMPLATES);
+        let data = std::path::absolute(data_dir)?;
         let limits = http::Limits::of(config);
         let (allow, secrets) = (config.http.allow.clone(), config::secrets_file(config));
         let (joins, joined) = mpsc::unbounded_channel();
@@ -63,6 +69,8 @@ impl Control {
             let core = Core {
                 templates: Templates::new(natives, folder, builder),
                 http: Http::new(&allow, secrets, limits),
+                data,
+                shard_count,
             };
             run(Rc::new(core), joined, ready)
         };
@@ -102,6 +110,9 @@ impl Control {
 struct Core {
     templates: Templates,
     http: Http,
+    /// The data folder.
+    data: PathBuf,
+    shard_count: u16,
 }
 
 fn run(
@@ -183,6 +194,11 @@ impl Core {
             Errand::Activate { name, number } => {
                 self.templates.activate(&name, number).await?;
                 Ok(Reply::Template { number })
+            }
+            Errand::Snapshot { name } => {
+                let made = self.templates.snapshot(&self.data, self.shard_count, &name).await;
+                let path = made.map_err(|reason| Refusal::BadSnapshot { name, reason })?;
+                Ok(Reply::Payload(Some(path.into_os_string().into_encoded_bytes().into())))
             }
             Errand::Http { agent: _, request, idempotency } => {
                 let reply = self.http.perform(&request, &idempotency).await?;

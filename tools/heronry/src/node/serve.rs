@@ -207,7 +207,7 @@ fn unix_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn entropy() -> [u8; 32] {
+pub(super) fn entropy() -> [u8; 32] {
     let mut bytes = [0; 32];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     // Reads of up to 256 bytes are never short once the kernel's pool is ready.

@@ -61,9 +61,9 @@ pub(super) struct Templates {
     shelf: Shelf,
     builder: Builder,
     known: RefCell<Vec<Known>>,
-    peers: RefCell<Vec<Rc<Peer>>>,
+    pub(super) peers: RefCell<Vec<Rc<Peer>>>,
     /// D2: held while shards are told.
-    telling: Mutex<()>,
+    pub(super) telling: Mutex<()>,
     builds: Semaphore,
     waiting: Cell<usize>,
 }
