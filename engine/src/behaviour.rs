@@ -85,6 +85,12 @@ pub trait Behaviour {
         None
     }
 
+    /// Proves what absent pages read as, where that is not zeros: agents move only between templates
+    /// of the same digest.
+    fn digest(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// Why clients may not WRITE into the image; `None` when they may.
     fn sealed_off(&self) -> Option<&'static str> {
         None

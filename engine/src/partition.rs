@@ -18,6 +18,7 @@ mod config;
 pub(crate) mod dedupe;
 mod effects;
 mod evict;
+mod export;
 pub(crate) mod journal;
 mod lifecycle;
 mod listing;

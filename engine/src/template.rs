@@ -156,6 +156,18 @@ impl Templates {
         self.0.iter().position(is).map(|idx| idx as u16)
     }
 
+    /// Index of a number of a template that begins with the same memory: the wanted number, or the
+    /// newest.
+    pub(crate) fn alike(&self, name: &str, number: u32, digest: Option<[u8; 32]>) -> Option<u16> {
+        let numbered = |entry: &Entry| entry.behaviour().number();
+        let is = |entry: &Entry| {
+            entry.behaviour().name() == name && entry.behaviour().digest() == digest
+        };
+        let found = self.0.iter().enumerate().filter(|(_, entry)| is(entry));
+        let best = found.max_by_key(|(_, entry)| (numbered(entry) == number, numbered(entry)));
+        best.map(|(idx, _)| idx as u16)
+    }
+
     /// Which number of its template is at an index.
     pub(crate) fn number(&self, idx: u16) -> u32 {
         self.behaviour(idx).number()

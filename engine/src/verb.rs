@@ -90,6 +90,18 @@ pub enum Verb {
     },
     /// List the retained versions.
     Versions,
+    /// All that the agent is, as bytes for Import.
+    Export,
+    /// Make the agent from such bytes. Existing: [`Refusal::Exists`].
+    Import {
+        /// What Export gave.
+        bytes: Bytes,
+    },
+    /// The BLAKE3 of a version: equal where its image is.
+    Digest {
+        /// The version; the present when absent.
+        at: Option<VersionRef>,
+    },
     /// Byte ranges in which two versions differ, at page grain refined to bytes.
     Diff {
         /// The older side.
@@ -131,6 +143,8 @@ impl Verb {
             self,
             Verb::Read { .. }
                 | Verb::Versions
+                | Verb::Export
+                | Verb::Digest { .. }
                 | Verb::Diff { .. }
                 | Verb::Info
                 | Verb::List { .. }
@@ -290,9 +304,9 @@ pub struct Request {
 pub enum Reply {
     /// Suspend, Resume, Terminate.
     Done,
-    /// Send (the handler's reply; `None` when it gave none) and Read.
+    /// Send (the handler's reply; `None` when it gave none), Read, Export, Digest.
     Payload(Option<Bytes>),
-    /// Create, Write, Checkpoint, Rollback, Commit: the version that is now the present.
+    /// Create, Import, Write, Checkpoint, Rollback, Commit: the version that is now the present.
     Version(VersionId),
     /// Fork: the keys of the branches.
     Forked(Vec<AgentKey>),

@@ -1,10 +1,10 @@
-//! Data folders that move: other numbers of shards, backups.
+//! What moves: agents as files, data folders to other numbers of shards, backups.
 //!
 //! Owns: nothing that outlives a test.  Not: the bytes of logs, which the engine's tests have.
 
 use heronry_engine::Ack;
 use heronry_net::client::{Client, ForkOptions, SendOptions};
-use heronry_tests::guests::{deploy, has_guests, say};
+use heronry_tests::guests::{deploy, exec, has_guests, say};
 use heronry_tests::node::{Node, wait_until};
 use rustix::process::Signal;
 use std::io::Write as _;
@@ -269,6 +269,107 @@ fn a_backup_is_refused_where_it_would_write_over_something() {
     for folder in [to, data.join("snapshots/mine")] {
         let node = start(&folder, "1");
         assert_eq!(count(&mut node.client(), "counter/a"), 5);
+    }
+}
+
+/// An agent leaves as a file and comes back under another key and on another node: its versions,
+/// labels, memory and request ids with it.
+#[test]
+fn an_agent_moves_as_a_file() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let [here, there] = ["here", "there"].map(|name| scratch.path().join(name));
+    let node = start(&here, "2");
+    let mut client = node.client();
+    client.send_with("counter/a", b"5", with_id(b"once")).expect("counted");
+    client.checkpoint("counter/a", Some("five")).expect("sealed");
+    client.send("counter/a", b"2").expect("counted");
+    let file = client.export("counter/a").expect("exported");
+    let digest = client.digest("counter/a", Some("@five")).expect("it lives");
+    let exists = client.import("counter/a", &file).expect_err("it lives");
+    assert_eq!(exists.code(), Some("EXISTS"), "{exists}");
+    let other = client.import("notebook/a", &file).expect_err("another template");
+    assert_eq!(other.code(), Some("BADVALUE"), "{other}");
+    for at in [0, 9, 20, file.len() / 2, file.len() - 1] {
+        let mut bad = file.to_vec();
+        bad[at] ^= 1;
+        for bad in [&bad[..], &file[..at]] {
+            let refused = client.import("counter/bad", bad).expect_err("it was changed");
+            assert_eq!(refused.code(), Some("BADVALUE"), "{refused}");
+        }
+    }
+    if has_guests() {
+        assert_eq!(exec(&mut client, "python/a", "import random; x = [41]"), "");
+        client.checkpoint("python/a", Some("start")).expect("sealed");
+        assert_eq!(exec(&mut client, "python/a", "x.append(2); sum(x)"), "43\n");
+        let to = scratch.path().join("a.agent");
+        let to = text(&to);
+        let place = format!("127.0.0.1:{}", node.port);
+        let export = ["--connect", &place, "agent", "export", "python/a", to];
+        let made = run(&export);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let again = run(&export);
+        assert!(!again.status.success(), "a file is not written over");
+    }
+    drop(node);
+    // The template's memory is what both agents share.
+    let copied = Command::new("cp").arg("-r").arg(&here).arg(&there).status();
+    assert!(copied.expect("cp runs").success());
+    std::fs::remove_dir_all(there.join("log")).expect("removed");
+
+    let node = start(&there, "1");
+    let mut client = node.client();
+    client.import("counter/b", &file).expect("imported");
+    assert_eq!(count(&mut client, "counter/b"), 7);
+    let retry = client.send_with("counter/b", b"5", with_id(b"once")).expect("a retry");
+    assert_eq!(retry, Some("5".into()), "the first reply");
+    assert_eq!(client.digest("counter/b", Some("@five")).expect("it lives"), digest);
+    client.rollback("counter/b", Some("@five")).expect("a version from before");
+    assert_eq!(count(&mut client, "counter/b"), 5);
+    if has_guests() {
+        let from = scratch.path().join("a.agent");
+        let place = format!("127.0.0.1:{}", node.port);
+        let made = run(&["--connect", &place, "agent", "import", "python/b", text(&from)]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert_eq!(exec(&mut client, "python/b", "x.append(7); sum(x)"), "50\n");
+        client.rollback("python/b", Some("@start")).expect("a version from before");
+        assert_eq!(exec(&mut client, "python/b", "sum(x)"), "41\n");
+    }
+    // It is in this node's log as any other.
+    drop(node);
+    let node = start(&there, "1");
+    assert_eq!(count(&mut node.client(), "counter/b"), 5);
+}
+
+/// What an agent awaited when it was exported: its sleep goes on, in the file's agent too.
+#[test]
+fn an_agent_leaves_in_the_middle_of_a_sleep() {
+    if !has_guests() {
+        return;
+    }
+    let source = "
+log = []
+async def on_message(ctx, message):
+    if message == 'nap':
+        await ctx.sleep(1)
+        log.append(ctx.key)
+    return str(log)
+";
+    let scratch = tempfile::tempdir().expect("a folder");
+    let node = start(&scratch.path().join("data"), "2");
+    let mut client = node.client();
+    deploy(&mut client, "napper", heronry_engine::verb::Language::Python, source);
+    assert_eq!(say(&mut client, "napper/a", "look"), "[]");
+    let mut sleeping = TcpStream::connect(("127.0.0.1", node.port)).expect("connected");
+    sleeping.write_all(b"AGENT.SEND napper/a nap\r\n").expect("asked");
+    wait_until("a nap that has begun", || {
+        (client.info("napper/a").expect("it lives").turn_count >= 2).then_some(())
+    });
+    let file = client.export("napper/a").expect("exported");
+    client.import("napper/b", &file).expect("imported");
+    for key in ["napper/a", "napper/b"] {
+        wait_until("the end of the nap", || {
+            (say(&mut client, key, "look") == format!("['{key}']")).then_some(())
+        });
     }
 }
 

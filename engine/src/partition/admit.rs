@@ -76,8 +76,16 @@ impl Partition {
         let absent = || Refusal::NoAgent { key: to.key.as_str().into() };
         check_deadline(now, waiting)?;
         match waiting.verb {
-            Verb::Create { .. } | Verb::Send { .. } | Verb::Exec { .. } if to.key.is_branch() => {
+            Verb::Create { .. } | Verb::Import { .. } | Verb::Send { .. } | Verb::Exec { .. }
+                if to.key.is_branch() =>
+            {
                 Err(absent())
+            }
+            Verb::Import { ref bytes } => {
+                let slot = self.import(now, to, bytes)?;
+                let version = self.agents[slot].versions.head();
+                self.reply(waiting.origin, Ok(Reply::Version(version)));
+                Ok(None)
             }
             Verb::Create { image_bytes } => {
                 let slot = self.create(now, to, image_bytes)?;

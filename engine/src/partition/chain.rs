@@ -72,6 +72,13 @@ impl Replay {
         Ok(())
     }
 
+    /// Gives back its images.
+    pub(super) fn release(self, store: &mut PageStore) {
+        for version in self.versions {
+            version.image.release(store);
+        }
+    }
+
     fn find(&self, version: u64) -> Option<usize> {
         self.versions.binary_search_by_key(&version, |version| version.id).ok()
     }

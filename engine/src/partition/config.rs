@@ -219,6 +219,10 @@ impl PartitionConfig {
                 check_version(at.as_ref())
             }
             Verb::Rollback { to } => check_version(to.as_ref()),
+            Verb::Digest { at } => check_version(at.as_ref()),
+            Verb::Import { bytes } => {
+                self.check_payload("the exported agent in bytes", bytes.len() as u64)
+            }
             Verb::Diff { from, to } => {
                 check_version(Some(from))?;
                 check_version(to.as_ref())
@@ -230,6 +234,7 @@ impl PartitionConfig {
                 check_text("the pattern", pattern.as_deref(), KEY_BYTES_MAX)
             }
             Verb::Versions
+            | Verb::Export
             | Verb::Commit
             | Verb::Suspend
             | Verb::Resume

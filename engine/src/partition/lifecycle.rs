@@ -27,6 +27,22 @@ impl Partition {
     ) -> Result<u32, Refusal> {
         self.check_agents_max(1)?;
         let template = self.templates.find(&to.key)?;
+        let slot = self.make(now, to, template)?;
+        if let Err(fault) = self.start(now, slot, image_bytes) {
+            self.counters.faults += 1;
+            let refusal = self.refusal(slot, fault);
+            self.remove(slot);
+            return Err(refusal);
+        }
+        self.counters.creates += 1;
+        self.born(slot, to.key.clone());
+        let request = self.open_answered();
+        self.release_effects(now, slot, request);
+        Ok(slot)
+    }
+
+    /// A new agent whose image is empty.
+    pub(super) fn make(&mut self, now: Nanos, to: &Address, template: u16) -> Result<u32, Refusal> {
         let id = to.key.id(to.tenant);
         if id != to.id {
             return Err(Refusal::BadValue {
@@ -42,16 +58,6 @@ impl Partition {
         let slot = self.agents.insert(Agent::new(birth));
         self.touch(slot);
         self.counters.agents += 1;
-        if let Err(fault) = self.start(now, slot, image_bytes) {
-            self.counters.faults += 1;
-            let refusal = self.refusal(slot, fault);
-            self.remove(slot);
-            return Err(refusal);
-        }
-        self.counters.creates += 1;
-        self.born(slot, to.key.clone());
-        let request = self.open_answered();
-        self.release_effects(now, slot, request);
         Ok(slot)
     }
 
@@ -127,7 +133,7 @@ impl Partition {
     }
 
     /// Takes a slot's agent out of the table and releases its pages.
-    fn remove(&mut self, slot: u32) -> Address {
+    pub(super) fn remove(&mut self, slot: u32) -> Address {
         self.forget_changes(slot);
         let agent = self.agents.remove(slot);
         self.counters.agents -= 1;

@@ -209,7 +209,7 @@ impl Partition {
         }
     }
 
-    fn put_body(&self, slot: u32, before: Option<&Before>, out: &mut Vec<u8>) {
+    pub(super) fn put_body(&self, slot: u32, before: Option<&Before>, out: &mut Vec<u8>) {
         let agent = &self.agents[slot];
         out.push(agent.all_calls().next().is_some().into());
         out.push(match agent.state() {

@@ -284,7 +284,21 @@ impl Partition {
 
     fn replay(&mut self, now: Nanos, slot: u32, records: &[Vec<u8>]) -> Result<(), LoadError> {
         let mut replay = Replay::default();
-        let read = self.read_chain(slot, records, &mut replay);
+        if let Err(error) = self.read_chain(slot, records, &mut replay) {
+            replay.release(&mut self.store);
+            return Err(error);
+        }
+        let at = records.len().saturating_sub(1);
+        self.put_in_place(now, slot, replay).map_err(|source| LoadError::Record { at, source })
+    }
+
+    /// Makes the agent in a slot what a replay has found.
+    pub(super) fn put_in_place(
+        &mut self,
+        now: Nanos,
+        slot: u32,
+        mut replay: Replay,
+    ) -> Result<(), RecordError> {
         let Replay { versions, head, next, labels, .. } = &mut replay;
         let parts = Parts {
             versions: std::mem::take(versions),
@@ -292,14 +306,7 @@ impl Partition {
             next: *next,
             labels: std::mem::take(labels),
         };
-        if let Err(error) = read {
-            for version in parts.versions {
-                version.image.release(&mut self.store);
-            }
-            return Err(error);
-        }
-        let at = records.len().saturating_sub(1);
-        let wrong = LoadError::Record { at, source: RecordError::NoVersion(parts.head) };
+        let wrong = RecordError::NoVersion(parts.head);
         let versions = VersionTree::restore(parts, &mut self.store).ok_or(wrong)?;
         let image = versions.head_image().share(&mut self.store);
         let agent = &mut self.agents[slot];

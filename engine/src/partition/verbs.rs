@@ -30,7 +30,9 @@ impl Partition {
     /// Executes a control verb on a living agent and answers it. The agent may have ended then.
     pub(super) fn control(&mut self, now: Nanos, slot: u32, verb: Verb, origin: Origin) {
         let result = match verb {
-            Verb::Create { .. } => Err(Refusal::Exists { key: self.key_text(slot) }),
+            Verb::Create { .. } | Verb::Import { .. } => {
+                Err(Refusal::Exists { key: self.key_text(slot) })
+            }
             Verb::Read { offset, len_bytes } => Ok(self.read(slot, offset, len_bytes)),
             Verb::Checkpoint { label } => self.checkpoint(now, slot, label),
             Verb::Fork { count, at, suffix, keep_timers } => {
@@ -39,6 +41,8 @@ impl Partition {
             Verb::Rollback { to } => self.rollback(slot, to.as_ref(), Requests::Drop),
             Verb::Versions => Ok(Reply::Versions(self.agents[slot].versions.list())),
             Verb::Diff { from, to } => self.diff(slot, &from, to.as_ref()),
+            Verb::Export => self.export(now, slot),
+            Verb::Digest { at } => self.digest(slot, at.as_ref()),
             Verb::Suspend => self.suspend(slot),
             Verb::Resume => Ok(self.resume(slot)),
             Verb::Info => Ok(Reply::Info(Box::new(self.describe(slot)))),

@@ -143,6 +143,24 @@ impl Client {
         version("AGENT.ROLLBACK", self.ask(&words)?)
     }
 
+    /// AGENT.EXPORT.
+    pub fn export(&mut self, key: &str) -> Result<Bytes, ClientError> {
+        let reply = self.ask(&[b"AGENT.EXPORT", key.as_bytes()])?;
+        Ok(payload_of("AGENT.EXPORT", reply)?.unwrap_or_default())
+    }
+
+    /// AGENT.IMPORT; the version that is the present.
+    pub fn import(&mut self, key: &str, agent: &[u8]) -> Result<VersionId, ClientError> {
+        version("AGENT.IMPORT", self.ask(&[b"AGENT.IMPORT", key.as_bytes(), agent])?)
+    }
+
+    /// AGENT.DIGEST of a version, or of the present.
+    pub fn digest(&mut self, key: &str, at: Option<&str>) -> Result<Bytes, ClientError> {
+        let mut words: Vec<&[u8]> = vec![b"AGENT.DIGEST", key.as_bytes()];
+        words.extend(at.map(str::as_bytes));
+        Ok(payload_of("AGENT.DIGEST", self.ask(&words)?)?.unwrap_or_default())
+    }
+
     /// AGENT.VERSIONS, oldest first.
     pub fn versions(&mut self, key: &str) -> Result<Vec<VersionInfo>, ClientError> {
         let reply = self.ask(&[b"AGENT.VERSIONS", key.as_bytes()])?;

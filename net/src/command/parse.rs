@@ -44,6 +44,9 @@ pub enum AgentVerb {
     Fork,
     Rollback,
     Versions,
+    Export,
+    Import,
+    Digest,
     Diff,
     Commit,
     Suspend,
@@ -124,6 +127,11 @@ pub fn parse(
         AgentVerb::Fork => fork(&mut options, &mut ack)?,
         AgentVerb::Rollback => rollback(&mut options, &mut ack)?,
         AgentVerb::Versions => Verb::Versions,
+        AgentVerb::Export => Verb::Export,
+        AgentVerb::Import => import(&mut options, &mut ack)?,
+        AgentVerb::Digest => {
+            Verb::Digest { at: (args.count() > 2).then(|| version(args, 2)).transpose()? }
+        }
         AgentVerb::Diff => Verb::Diff {
             from: version(args, 2)?,
             to: (args.count() > 3).then(|| version(args, 3)).transpose()?,
@@ -158,6 +166,15 @@ fn send(
         }
     }
     Ok(Verb::Send { payload, request_id })
+}
+
+fn import(options: &mut Options<'_>, ack: &mut Ack) -> Result<Verb, BadCommand> {
+    let bytes = options.args.take(2);
+    options.at = 3;
+    while let Some(token) = options.next()? {
+        *ack = options.ack(token)?;
+    }
+    Ok(Verb::Import { bytes })
 }
 
 fn exec(

@@ -28,6 +28,7 @@ use heronry_engine::behaviour::{Own, RequestId};
 use heronry_engine::{
     AgentId, AgentKey, Behaviour, CallId, Fault, Image, Nanos, PAGE_BYTES, PageStore, Refusal, Turn,
 };
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,6 +61,7 @@ pub struct SandboxTemplate {
     parts: TemplateParts,
     /// The template's host state as pages of an image.
     state_pages: Vec<[u8; PAGE_BYTES]>,
+    digest: OnceCell<[u8; 32]>,
     live: Rc<Live>,
 }
 
@@ -74,7 +76,7 @@ impl SandboxTemplate {
             page
         };
         let state_pages = encoded.chunks(PAGE_BYTES).map(page).collect();
-        SandboxTemplate { parts, state_pages, live }
+        SandboxTemplate { parts, state_pages, digest: OnceCell::new(), live }
     }
 }
 
@@ -149,6 +151,18 @@ impl Behaviour for SandboxTemplate {
             }
             Some(_) => None,
         }
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        // Once, when the first agent leaves or comes: a pass over the template's memory.
+        Some(*self.digest.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            self.state_pages.iter().for_each(|page| _ = hasher.update(page));
+            for page in 0..self.parts.base.len_bytes() / PAGE {
+                hasher.update(self.parts.base.page(page as u32));
+            }
+            *hasher.finalize().as_bytes()
+        }))
     }
 
     fn sealed_off(&self) -> Option<&'static str> {

@@ -11,7 +11,7 @@ use crate::top::sample;
 use anyhow::{Context, Result};
 use heronry_net::resp::Value;
 use serde_json::json;
-use std::io::Read;
+use std::io::{Read, Write as _};
 
 /// Keys asked for per page.
 const PAGE_COUNT: u64 = 1000;
@@ -48,6 +48,23 @@ pub fn run(global: &Global, command: &AgentCommand, output: Output) -> Result<()
                 |range: &Value| range.as_slice().unwrap_or_default().iter().map(plain).collect();
             let rows: Vec<Vec<String>> = ranges.map(row).collect();
             Ok(output.text(&table(&["start".into(), "bytes".into()], &rows))?)
+        }
+        AgentCommand::Export { file, .. } => {
+            let reply = Link::open(global)?.ask(&words(command)?)?;
+            let bytes = reply.as_bytes().unwrap_or_default();
+            if file.as_os_str() == "-" {
+                return Ok(output.bytes(bytes)?);
+            }
+            let made = std::fs::File::create_new(file).and_then(|mut made| {
+                made.write_all(bytes)?;
+                made.sync_all()
+            });
+            made.with_context(|| format!("cannot make {}", file.display()))?;
+            let (file, bytes) = (file.display().to_string(), bytes.len());
+            match output.json {
+                true => Ok(output.json(&json!({"file": file, "bytes": bytes}))?),
+                false => Ok(output.text(&format!("{bytes} bytes in {file}"))?),
+            }
         }
         AgentCommand::Exec { .. } => {
             let reply = Link::open(global)?.ask(&words(command)?).map_err(as_raised)?;
@@ -101,6 +118,17 @@ fn words(command: &AgentCommand) -> Result<Words> {
             verb("AGENT.ROLLBACK", key).option("TO", to.as_deref().map(version))
         }
         AgentCommand::Versions { key } => verb("AGENT.VERSIONS", key),
+        AgentCommand::Export { key, .. } => verb("AGENT.EXPORT", key),
+        AgentCommand::Import { key, file } => {
+            let bytes = match file.to_str() {
+                Some("-") => given_or_input("-"),
+                _ => std::fs::read(file).with_context(|| format!("cannot read {}", file.display())),
+            };
+            verb("AGENT.IMPORT", key).arg(bytes?)
+        }
+        AgentCommand::Digest { key, at } => {
+            at.iter().fold(verb("AGENT.DIGEST", key), |words, at| words.arg(version(at)))
+        }
         AgentCommand::Diff { key, from, to } => {
             let words = verb("AGENT.DIFF", key).arg(version(from));
             to.iter().fold(words, |words, to| words.arg(version(to)))

@@ -228,6 +228,28 @@ pub enum AgentCommand {
         /// Key of the agent
         key: String,
     },
+    /// Write all that an agent is into a file
+    Export {
+        /// Key of the agent
+        key: String,
+        /// File to make; - is standard output
+        file: PathBuf,
+    },
+    /// Make an agent of such a file, here or on another node
+    Import {
+        /// Key of the new agent, of the same template
+        key: String,
+        /// File to read; - is standard input
+        file: PathBuf,
+    },
+    /// The BLAKE3 of a version: equal where the image is
+    Digest {
+        /// Key of the agent
+        key: String,
+        /// Number or label [default: the present]
+        #[arg(long, value_name = "VERSION")]
+        at: Option<String>,
+    },
     /// Byte ranges in which two versions differ
     Diff {
         /// Key of the agent

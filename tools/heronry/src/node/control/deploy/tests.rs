@@ -81,6 +81,7 @@ fn shard(mut socket: UnixStream, weak: bool) -> Receiver<String> {
                         (format!("deploy {name} {number} {activate}"), false)
                     }
                     Step::Withdraw { name, number } => (format!("withdraw {name} {number}"), false),
+                    Step::Snapshot(step) => (format!("{step:?}"), false),
                     Step::Activate { name, number } => (format!("activate {name} {number}"), false),
                 };
                 told.send(text).unwrap();
