@@ -132,6 +132,8 @@ pub struct LogConfig {
     pub enabled: bool,
     /// What answers promise where a client asks for nothing.
     pub ack: Promise,
+    /// Templates for whose agents they promise something else.
+    pub ack_by_template: String,
     /// How long a sealed change may wait for others before it is written, in milliseconds.
     pub delay_ms: u32,
     /// Bytes of one segment.
@@ -199,6 +201,21 @@ impl Isolation {
             Isolation::Thread => "thread",
         }
     }
+}
+
+/// The templates of a `log.ack_by_template` and what is promised for each; `None` when the text is
+/// no such list.
+pub fn promises(text: &str) -> Option<Vec<(&str, Promise)>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let parts = parts.map(|part| {
+        let (name, promise) = part.split_once('=')?;
+        let (name, promise) = (name.trim(), promise.trim());
+        let key = format!("{name}/x").parse::<crate::AgentKey>().ok()?;
+        let promise =
+            [Promise::Sealed, Promise::Durable].into_iter().find(|p| p.name() == promise)?;
+        (key.template() == name).then_some((name, promise))
+    });
+    parts.collect()
 }
 
 impl Promise {
@@ -277,6 +294,7 @@ fn blank() -> Config {
         log: LogConfig {
             enabled: false,
             ack: Promise::Sealed,
+            ack_by_template: String::new(),
             delay_ms: 0,
             segment_bytes: 0,
             index_bytes: 0,

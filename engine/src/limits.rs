@@ -39,6 +39,8 @@ pub const MAIL_BYTES_MAX: u64 = 1 << 30;
 pub const DEDUPE_BYTES_MAX: usize = 1 << 20;
 /// Most families whose owner is not their home, as one shard knows them.
 pub const DIRECTORY_COUNT_MAX: u32 = 1 << 20;
+/// Answers and effects of one shard that wait for the disk.
+pub const WAITING_COUNT_MAX: usize = 65_536;
 
 const _: () = assert!((PAYLOAD_BYTES_MAX as u64) < MAIL_BYTES_MAX);
 const _: () = assert!(CALL_COUNT_MAX as u32 * 4 < MAIL_COUNT_MAX);

@@ -135,7 +135,7 @@ impl Partition {
     pub fn accept(&mut self, now: Nanos, request: Request) {
         self.counters.requests += 1;
         let ack = match request.ack {
-            Ack::Template => self.config.ack,
+            Ack::Template => self.config.ack_of(&request.target),
             ack => ack,
         };
         let request = Request { ack, origin: request.origin.with(ack), ..request };

@@ -359,6 +359,13 @@ pub static KEYS: &[Key] = &[
         "What an answer promises where the client does not say: captured in memory, or on disk."
     ),
     row!(
+        log.ack_by_template,
+        Kind::Text { bytes_max: 4_096, rule: TextRule::Promises, empty: "log.ack for all" },
+        text(""),
+        "Templates whose agents' answers promise something else than log.ack says: \
+         `counter=durable, echo=sealed`."
+    ),
+    row!(
         log.delay_ms,
         Kind::Integer { least: 1, most: 1_000, unit: Unit::Milliseconds, zero: Some("at once") },
         Value::Integer(5),

@@ -47,6 +47,8 @@ pub enum TextRule {
     Secret,
     /// Host names, with ports or a leading `*.` or neither, separated by commas.
     Hosts,
+    /// `template=sealed` or `template=durable`, separated by commas.
+    Promises,
 }
 
 /// What a number counts.
@@ -218,6 +220,9 @@ impl fmt::Display for Kind {
                     TextRule::Path => "a path",
                     TextRule::Secret => "text without control characters",
                     TextRule::Hosts => "host, host:port or *.domain, separated by commas",
+                    TextRule::Promises => {
+                        "template=sealed or template=durable, separated by commas"
+                    }
                 })?;
                 write!(f, ", at most {bytes_max} bytes")?;
                 if empty.is_empty() { Ok(()) } else { write!(f, "; empty: {empty}") }
@@ -232,6 +237,7 @@ impl TextRule {
             TextRule::Address => text.parse::<std::net::IpAddr>().is_ok(),
             TextRule::Path => !text.contains('\0'),
             TextRule::Secret => !text.chars().any(char::is_control),
+            TextRule::Promises => super::promises(text).is_some(),
             TextRule::Hosts => text.is_empty() || text.split(',').all(|host| is_host(host.trim())),
         }
     }
@@ -255,6 +261,17 @@ fn is_host(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::parse::suffixed;
+
+    #[test]
+    fn promises_are_templates_with_what_is_promised() {
+        for good in ["", "a=durable", " a = sealed , b_2-x=durable,"] {
+            assert!(TextRule::Promises.allows(good), "{good}");
+        }
+        for bad in ["a", "a=", "a=fast", "=durable", "a/b=durable", "a b=durable", "a=durable;b=x"]
+        {
+            assert!(!TextRule::Promises.allows(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn hosts_are_names_with_ports_or_stars() {

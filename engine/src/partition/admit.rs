@@ -6,7 +6,7 @@
 use super::{Address, Partition};
 use crate::agent::{Agent, Residence, State};
 use crate::id::Nanos;
-use crate::limits::{MAIL_BYTES_MAX, MAIL_COUNT_MAX};
+use crate::limits::{MAIL_BYTES_MAX, MAIL_COUNT_MAX, WAITING_COUNT_MAX};
 use crate::mailbox::{Item, Waiting, runs_turn};
 use crate::refusal::Refusal;
 use crate::verb::{Reply, Verb};
@@ -61,6 +61,12 @@ impl Partition {
         }
         if self.disk_full && verb.changes() {
             return Err(Refusal::DiskFull { shard: self.config.shard });
+        }
+        let count = self.journal.waiting_count();
+        if verb.changes() && count >= WAITING_COUNT_MAX {
+            let what = format!("what waits for the disk of shard {}", self.config.shard.0);
+            let (count, count_max) = (count as u64, WAITING_COUNT_MAX as u64);
+            return Err(Refusal::Busy { what: what.into(), count, count_max });
         }
         Ok(())
     }

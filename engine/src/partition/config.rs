@@ -47,6 +47,8 @@ pub struct PartitionConfig {
     pub log: bool,
     /// The promise of an answer where the client asks for none.
     pub ack: Ack,
+    /// Templates whose agents promise something else there.
+    pub ack_by_template: Vec<(String, Ack)>,
 }
 
 impl Default for PartitionConfig {
@@ -68,6 +70,7 @@ impl Default for PartitionConfig {
             image_bytes_max: 1 << 30,
             log: false,
             ack: Ack::Sealed,
+            ack_by_template: Vec::new(),
         }
     }
 }
@@ -245,6 +248,13 @@ impl PartitionConfig {
                 Errand::Activate { .. } | Errand::Snapshot { .. } | Errand::Http { .. },
             ) => Ok(()),
         }
+    }
+
+    /// The promise of an answer where the client asks for none.
+    pub(super) fn ack_of(&self, target: &Target) -> Ack {
+        let Target::Agent { key, .. } = target else { return self.ack };
+        let own = self.ack_by_template.iter().find(|(name, _)| name == key.template());
+        own.map_or(self.ack, |(_, ack)| *ack)
     }
 
     fn check_payload(&self, what: &'static str, value: u64) -> Result<(), Refusal> {

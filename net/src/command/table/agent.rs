@@ -34,7 +34,7 @@ const ACK: Arg = one_of(
     "ack",
     &["sealed", "durable"],
     "The promise of the reply: `sealed` is captured in memory, `durable` is on disk; the node's \
-     `log.ack` where none is asked for.",
+     `log.ack_by_template` and `log.ack` where none is asked for.",
 )
 .after("ACK");
 const TIMEOUT: Arg = integer(

@@ -5,7 +5,7 @@
 
 use super::{connections_max, templates};
 use anyhow::{Context, Result};
-use heronry_engine::config::{Config, Isolation, Promise, Runtime};
+use heronry_engine::config::{Config, Isolation, Promise, Runtime, promises};
 use heronry_engine::{Ack, Nanos, PageStore, Partition, PartitionConfig};
 use heronry_net::{Resp, RespConfig, listen};
 use heronry_numa::{Arena, ArenaPlan, Clock, Host, pin};
@@ -153,11 +153,20 @@ fn settings(plan: &SeatPlan, config: &Config) -> Result<PartitionConfig> {
         create_on_send: agents.create_on_send,
         image_bytes_max: agents.image_bytes_max,
         log: config.log.enabled,
-        ack: match config.log.ack {
-            Promise::Durable => Ack::Durable,
-            Promise::Sealed => Ack::Sealed,
-        },
+        ack: ack(config.log.ack),
+        ack_by_template: promises(&config.log.ack_by_template)
+            .context("log.ack_by_template")?
+            .into_iter()
+            .map(|(name, promise)| (name.to_owned(), ack(promise)))
+            .collect(),
     })
+}
+
+fn ack(promise: Promise) -> Ack {
+    match promise {
+        Promise::Durable => Ack::Durable,
+        Promise::Sealed => Ack::Sealed,
+    }
 }
 
 /// The shard's log, in a folder of its own.
