@@ -205,17 +205,24 @@ impl<'a> Batch<'a> {
 
     /// Its records, each with where it begins in the batch.
     pub fn iter(self) -> impl Iterator<Item = (usize, Result<Record<'a>, super::RecordError>)> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            if at >= self.records.len() {
-                return None;
-            }
-            let record = Record::read(&self.records[at..]);
-            let begins = HEAD_BYTES + at;
-            at = record.as_ref().map_or(self.records.len(), |record| at + record.len_bytes);
-            Some((begins, record))
-        })
+        records(self.records)
     }
+}
+
+/// The records of a batch, each with where it begins in it.
+pub fn records(
+    bytes: &[u8],
+) -> impl Iterator<Item = (usize, Result<Record<'_>, super::RecordError>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at >= bytes.len() {
+            return None;
+        }
+        let record = Record::read(&bytes[at..]);
+        let begins = HEAD_BYTES + at;
+        at = record.as_ref().map_or(bytes.len(), |record| at + record.len_bytes);
+        Some((begins, record))
+    })
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

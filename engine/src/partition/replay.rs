@@ -343,7 +343,7 @@ impl Partition {
                 parts.extend_from_slice(record.body);
                 continue;
             }
-            let joined = [record.body, &parts].concat();
+            let joined = if parts.is_empty() { Vec::new() } else { [record.body, &parts].concat() };
             let body = if parts.is_empty() { record.body } else { &joined[..] };
             let mut reader = Reader::new(body);
             if record.kind != Kind::Change {

@@ -42,6 +42,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("RAISED", "The agent's code raised an error of its own; the text has its traceback."),
     ("DROPPED", "The agent rolled back, committed or ended while it owed this answer."),
     ("BADTEMPLATE", "The template was not made or changed; the text is why, a traceback perhaps."),
+    ("BADSNAPSHOT", "The snapshot was not made and nothing is left of it; the text says why."),
     ("NOTALLOWED", "The operator does not allow it; the text names the key to set."),
     ("HTTP", "An agent's HTTP request got no whole response. The server may have acted on it."),
     (

@@ -14,7 +14,7 @@
 use super::{End, LogFiles, LogPlan, adopt};
 use crate::connection::Mark;
 use crate::driver::{Completion, Done, Driver, Op};
-use heronry_engine::log::batch::{Batch, promised_bytes};
+use heronry_engine::log::batch::{self, Batch, promised_bytes};
 use heronry_engine::log::{BATCH_ALIGN_BYTES, BatchError, LogKey, Place};
 use heronry_engine::partition::{Last, Recovery};
 use heronry_engine::{Nanos, Partition, ShardId};
@@ -103,7 +103,7 @@ struct Scan<'a> {
     last: Last,
     found: Found,
     /// The batches of a flush that is not whole yet, with where they lie.
-    held: Vec<(u32, u32, Vec<u8>)>,
+    held: Vec<Held>,
     /// The number of the batch after the last whole flush.
     whole: u64,
     /// The last batch that made a flush whole, and where it lies.
@@ -180,6 +180,14 @@ pub(crate) async fn recover<D: Driver>(
     Ok((end, found))
 }
 
+/// A batch that waits for the end of its flush.
+struct Held {
+    segment: u32,
+    at: u32,
+    sequence: u64,
+    records: Vec<u8>,
+}
+
 impl Scan<'_> {
     /// Takes in the batches of a segment before number `next`, as far as they go; how many bytes
     /// that is.
@@ -215,8 +223,8 @@ impl Scan<'_> {
             self.epoch = self.epoch.max(batch.head.epoch);
             self.last.call = self.last.call.max(batch.head.call_last);
             self.last.request = self.last.request.max(batch.head.request_last);
-            let end = bytes.len().min(at + batch.len_bytes);
-            self.held.push((segment, at as u32, bytes[at..end].to_vec()));
+            let records = batch.records.to_vec();
+            self.held.push(Held { segment, at: at as u32, sequence: number, records });
             if batch.head.whole {
                 self.take_held(partition, recovery);
                 newest = Some(at);
@@ -237,11 +245,8 @@ impl Scan<'_> {
 
     /// Takes in the batches of a flush, which is whole.
     fn take_held(&mut self, partition: &mut Partition, recovery: &mut Recovery) {
-        for (segment, at, bytes) in std::mem::take(&mut self.held) {
-            let Ok(batch) = Batch::read(self.key, &bytes) else {
-                unreachable!("S1: it was whole a moment ago");
-            };
-            for (begins, record) in batch.iter() {
+        for Held { segment, at, sequence, records } in std::mem::take(&mut self.held) {
+            for (begins, record) in batch::records(&records) {
                 let offset = at + begins as u32;
                 let taken = record.and_then(|record| {
                     let len_bytes = record.len_bytes as u32;
@@ -250,7 +255,7 @@ impl Scan<'_> {
                 self.found.bad_records += u64::from(taken.is_err());
                 self.found.records += 1;
             }
-            self.whole = batch.head.sequence + 1;
+            self.whole = sequence + 1;
         }
     }
 
@@ -334,7 +339,7 @@ async fn read_segment<D: Driver>(
     let len_bytes = files.written_bytes(segment)?.min(most_bytes);
     let file = adopt(files.open(segment)?, driver);
     let count = len_bytes.div_ceil(READ_BYTES);
-    let mut pieces: Vec<Option<Vec<u8>>> = vec![None; count as usize];
+    let mut whole = vec![0; len_bytes as usize];
     let (mut asked, mut got) = (0u64, 0u64);
     let mut failed = None;
     while got < asked || (asked < count && failed.is_none()) {
@@ -349,7 +354,10 @@ async fn read_segment<D: Driver>(
             let Mark::LogScan(idx) = Mark::of(completion.token) else { return };
             got += 1;
             match completion.done {
-                Done::Read(bytes) => pieces[idx as usize] = Some(bytes),
+                Done::Read(bytes) => {
+                    let from = (u64::from(idx) * READ_BYTES) as usize;
+                    whole[from..from + bytes.len()].copy_from_slice(&bytes);
+                }
                 Done::Failed { errno } => failed = Some(io::Error::from_raw_os_error(errno)),
                 _ => failed = Some(io::Error::other("the read was cancelled")),
             }
@@ -362,6 +370,6 @@ async fn read_segment<D: Driver>(
     driver.submit(Mark::LogWrite.token(), Op::Close(file));
     match failed {
         Some(error) => Err(error),
-        None => Ok(pieces.into_iter().flatten().flatten().collect()),
+        None => Ok(whole),
     }
 }
