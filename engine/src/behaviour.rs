@@ -85,8 +85,8 @@ pub trait Behaviour {
         None
     }
 
-    /// Proves what absent pages read as, where that is not zeros: agents move only between templates
-    /// of the same digest.
+    /// Proves what absent pages read as, where that is not zeros: agents move between templates of
+    /// the same digest only.
     fn digest(&self) -> Option<[u8; 32]> {
         None
     }

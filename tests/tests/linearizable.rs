@@ -1,5 +1,5 @@
-//! Histories of concurrent clients, with shards that are killed meanwhile, are linearizable: there is
-//! an order of all requests, each between its asking and its answer, that explains every reply.
+//! Histories of concurrent clients, with shards that are killed meanwhile, are linearizable: there
+//! is an order of all requests, each between its asking and its answer, that explains every reply.
 //!
 //! Owns: clients that note what they ask and hear.  Not: the checker (todc-utils: Wing and Gong's
 //! search, as Lowe extended it).

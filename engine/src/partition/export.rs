@@ -105,7 +105,7 @@ impl Partition {
             return Err(Refusal::BadTemplate {
                 name: name.into(),
                 reason: format!(
-                    "the exported agent began from a number {template_number} whose memory was \
+                    "the exported agent began from number {template_number}, whose memory was \
                      another than that of any number here; copy the folder \
                      templates/{name}/{template_number} of its data folder and start the node anew"
                 ),

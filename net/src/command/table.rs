@@ -5,6 +5,7 @@
 
 mod agent;
 mod connection;
+mod portable;
 mod server;
 mod template;
 
@@ -57,11 +58,18 @@ pub const CODES: &[(&str, &str)] = &[
 pub const COMMAND_COUNT: usize = connection::COMMANDS.len()
     + server::COMMANDS.len()
     + template::COMMANDS.len()
-    + agent::COMMANDS.len();
+    + agent::COMMANDS.len()
+    + portable::COMMANDS.len();
 
 const fn joined() -> [Command; COMMAND_COUNT] {
     let mut all = [connection::COMMANDS[0]; COMMAND_COUNT];
-    let groups = [connection::COMMANDS, server::COMMANDS, template::COMMANDS, agent::COMMANDS];
+    let groups = [
+        connection::COMMANDS,
+        server::COMMANDS,
+        template::COMMANDS,
+        agent::COMMANDS,
+        portable::COMMANDS,
+    ];
     let (mut group, mut idx) = (0, 0);
     while group < groups.len() {
         let mut row = 0;

@@ -1,13 +1,13 @@
 //! Rows of the table: what is asked of agents.
 //!
-//! Owns: the AGENT commands, their arguments with ranges, and examples.
+//! Owns: the AGENT commands but those of `portable.rs`, their arguments with ranges, and examples.
 //! Not: their meaning (the engine's verbs) or parsing (`parse.rs`).
 
 use super::{OK, integer, one_of, same, text};
 use crate::command::parse::AgentVerb;
 use crate::command::{Action, Arg, ArgKind, Command, Group, Replies};
 
-const fn row(name: &'static str, verb: AgentVerb, summary: &'static str) -> Command {
+pub(super) const fn row(name: &'static str, verb: AgentVerb, summary: &'static str) -> Command {
     Command {
         name,
         action: Action::Agent(verb),
@@ -24,13 +24,13 @@ const fn row(name: &'static str, verb: AgentVerb, summary: &'static str) -> Comm
     }
 }
 
-const KEY: Arg = Arg::new(
+pub(super) const KEY: Arg = Arg::new(
     "key",
     ArgKind::Key,
     "`template/name`, or `template/name~branch`: 3 to 255 bytes of visible ASCII, the template \
      1 to 63.",
 );
-const ACK: Arg = one_of(
+pub(super) const ACK: Arg = one_of(
     "ack",
     &["sealed", "durable"],
     "The promise of the reply: `sealed` is captured in memory, `durable` is on disk; the node's \
@@ -43,9 +43,9 @@ const TIMEOUT: Arg = integer(
      is suspended, not before it resumes.",
 )
 .after("TIMEOUT");
-const VERSION: &str = "A number from 1, or `@label` (label of 1 to 63 bytes).";
+pub(super) const VERSION: &str = "A number from 1, or `@label` (label of 1 to 63 bytes).";
 const RANGE: Replies = Replies { resp3: "bulk string.", resp2: "" };
-const VERSION_REPLY: Replies = same("integer: the version that is now the present.");
+pub(super) const VERSION_REPLY: Replies = same("integer: the version that is now the present.");
 
 /// The rows.
 pub const COMMANDS: &[Command] = &[
@@ -324,69 +324,6 @@ pub const COMMANDS: &[Command] = &[
         errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "TRYAGAIN", "UNREADABLE"],
         example: "> AGENT.VERSIONS notebook/a\n1)  1) \"version\"\n    2) (integer) 1\n...",
         ..row("AGENT.VERSIONS", AgentVerb::Versions, "Lists the versions that are kept.")
-    },
-    Command {
-        flags: &["readonly"],
-        args: &[KEY, text("at", VERSION).optional()],
-        complexity: "O(P) for P pages of the image that differ from the template's",
-        reply: same("bulk string: 64 hexadecimal digits."),
-        errors: &[
-            "BADKEY",
-            "BADVALUE",
-            "NOAGENT",
-            "LOST",
-            "NOVERSION",
-            "BUSY",
-            "TRYAGAIN",
-            "UNREADABLE",
-        ],
-        example: "> AGENT.DIGEST notebook/a\n\"c1b2c2d8...\"",
-        ..row(
-            "AGENT.DIGEST",
-            AgentVerb::Digest,
-            "The BLAKE3 of a version, or of the present: equal where the image is, on every node.",
-        )
-    },
-    Command {
-        flags: &["write"],
-        complexity: "O(B) for B bytes of the agent's versions; AGENT.WRITE's and more for each page",
-        reply: same("bulk string: at most `net.payload_bytes_max` bytes."),
-        errors: &["BADKEY", "NOAGENT", "LOST", "BUSY", "LIMIT", "TRYAGAIN", "UNREADABLE"],
-        example: "> AGENT.EXPORT counter/a\n\"HERONAGT\\x01\\x00...\"",
-        ..row(
-            "AGENT.EXPORT",
-            AgentVerb::Export,
-            "All that the agent is: its versions with labels and digests, its request ids with \
-             their replies, its sleeps, and which template it began from. The present is sealed \
-             for it.",
-        )
-    },
-    Command {
-        flags: &["write", "denyoom"],
-        args: &[KEY, text("agent", "What AGENT.EXPORT gave, here or on another node."), ACK],
-        complexity: "O(B) for B bytes",
-        reply: VERSION_REPLY,
-        errors: &[
-            "BADKEY",
-            "BADVALUE",
-            "NOTEMPLATE",
-            "BADTEMPLATE",
-            "EXISTS",
-            "NOAGENT",
-            "LIMIT",
-            "FULL",
-            "NOLOG",
-            "DISKFULL",
-            "TRYAGAIN",
-        ],
-        example: "> AGENT.IMPORT counter/b \"HERONAGT\\x01\\x00...\"\n(integer) 4",
-        ..row(
-            "AGENT.IMPORT",
-            AgentVerb::Import,
-            "Makes an agent of what another one was, under this key of the same template. It is to \
-             it what a branch is: sleeps go on, calls to others end as forked away. The versions' \
-             digests are checked, and the template must begin with the same memory.",
-        )
     },
     Command {
         flags: &["readonly"],

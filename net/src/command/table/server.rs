@@ -86,7 +86,7 @@ pub const COMMANDS: &[Command] = &[
                      requests that go from one shard to another wait",
         reply: same("bulk string: the path of the snapshot on the node's host."),
         errors: &["BADVALUE", "BADSNAPSHOT", "BUSY", "TRYAGAIN"],
-        example: "> NODE.SNAPSHOT before-upgrade\n\"/var/lib/heronry/data/snapshots/before-upgrade\"",
+        example: "> NODE.SNAPSHOT monday\n\"/var/lib/heronry/data/snapshots/monday\"",
         ..row(
             "NODE.SNAPSHOT",
             Action::Errand(ErrandVerb::Snapshot),
