@@ -114,7 +114,7 @@ impl Replay {
         for _ in 0..reader.count()? {
             let id = reader.bytes()?;
             let reply = reader.option()?.map(Bytes::copy_from_slice);
-            self.dedupe.close(id, Some(&reply), dedupe_max);
+            self.dedupe.restore(id, reply, dedupe_max);
         }
         self.take_calls(reader)?;
         if reader.is_empty() {

@@ -89,6 +89,14 @@ impl Dedupe {
         waited
     }
 
+    /// Notes an answer that an earlier life gave, in the place of one under the same id.
+    pub(super) fn restore(&mut self, id: &[u8], reply: Option<Bytes>, count_max: usize) {
+        if let Some(at) = self.find(id) {
+            self.remove(at);
+        }
+        self.push(id, Outcome::Replied(reply), count_max);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -22,6 +22,7 @@ use crate::agent::Residence;
 use crate::behaviour::{Behaviour, Fault, Restored};
 use crate::id::Nanos;
 use crate::image::Image;
+use crate::limits::LABEL_BYTES_MAX;
 use crate::log::RecordError;
 use crate::log::wire::{Reader, put_bytes, put_number, put_option};
 use crate::page::PageStore;
@@ -33,6 +34,10 @@ const MAGIC: &[u8; 8] = b"HERONAGT";
 const FORMAT: u16 = 1;
 /// Bytes before those that the hash is of.
 const HEAD_BYTES: usize = 42;
+/// Highest number that a version or a count of turns comes with, so that it can go on counting.
+const NUMBER_MAX: u64 = 1 << 62;
+/// The same for branches.
+const BRANCH_MAX: u64 = 1 << 31;
 
 /// What is in an agent's bytes.
 struct Portable<'a> {
@@ -159,10 +164,38 @@ impl Partition {
             && replay.versions.iter().zip(versions).all(|(version, (id, digest))| {
                 version.id == *id && digest_of(&version.image, &self.store, behaviour) == *digest
             });
-        match same {
-            true => Ok(()),
-            false => Err(RecordError::BadField { what: "a version's digest", value: 0 }),
+        if !same {
+            return Err(RecordError::BadField { what: "a version's digest", value: 0 });
         }
+        self.check_portable(replay)
+    }
+
+    /// What a log never holds, and whoever makes such bytes may put in them.
+    fn check_portable(&self, replay: &Replay) -> Result<(), RecordError> {
+        let kept = |id: u64| replay.versions.iter().any(|version| version.id == id);
+        let at_most = |what, value: u64, most: u64| match value <= most {
+            true => Ok(()),
+            false => Err(RecordError::BadField { what, value }),
+        };
+        let checkpoints =
+            replay.versions.iter().filter(|version| version.checkpoint).count() as u64;
+        at_most("its checkpoints", checkpoints, self.config.checkpoints_max.into())?;
+        at_most("its turns", replay.turn_count, NUMBER_MAX)?;
+        at_most("its next version", replay.next, NUMBER_MAX)?;
+        at_most("its last branch", replay.suffix_last.into(), BRANCH_MAX)?;
+        for version in &replay.versions {
+            let (id, len_bytes) = (version.id, version.image.len_bytes());
+            at_most("a version", id, NUMBER_MAX)?;
+            at_most("a version", u64::from(id == 0), 0)?;
+            at_most("an image's length", len_bytes, self.config.image_bytes_max)?;
+        }
+        for (name, version) in &replay.labels {
+            at_most("a label's length", name.len() as u64, LABEL_BYTES_MAX as u64)?;
+            if !kept(*version) {
+                return Err(RecordError::NoVersion(*version));
+            }
+        }
+        Ok(())
     }
 
     /// The digest of a version, in hexadecimal.
