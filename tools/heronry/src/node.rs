@@ -285,13 +285,14 @@ fn take_agents_in(data_dir: &Path, config: &Config, shard_count: u16) -> Result<
     let rehomed = rehomed.with_context(|| {
         let data = data_dir.display();
         format!(
-            "the logs in {data} cannot be made those of {shard_count} shards; they are as they were"
+            "the agents in {data} cannot be moved to {shard_count} shards; nothing is changed, and \
+             --shards with the number that it was written with still starts it"
         )
     })?;
     if let Some(Rehomed { shards_before, agents, bytes }) = rehomed {
         eprintln!(
             "heronry: {agents} agents with {bytes} bytes of records moved from {shards_before} \
-             shards to {shard_count} in {} ms",
+             to {shard_count} shards in {} ms",
             started.elapsed().as_millis()
         );
     }
