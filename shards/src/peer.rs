@@ -5,6 +5,7 @@
 //! H1  every request that was forwarded is answered once: by the peer, or here when it is down.
 //! H2  an envelope that cannot be read is counted and dropped; it never stops the shard.
 
+use crate::control::ShardState;
 use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::envelope::Envelope;
@@ -47,6 +48,15 @@ impl Peers {
             mesh,
             bytes: Vec::new(),
         }
+    }
+
+    /// Whether the node is past its start: every peer is up, or this shard is in a later life.
+    pub fn have_begun(&self) -> bool {
+        let begun = |to| {
+            let peer = self.mesh.peer(to);
+            peer.generation > 1 || !matches!(peer.state, ShardState::Empty | ShardState::Starting)
+        };
+        self.mesh.generation() > 1 || (0..self.shard_count).map(ShardId).all(begun)
     }
 
     /// Sends `request` to shard `to`; a refusal is for the request's own origin, at once.

@@ -165,15 +165,14 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         // While the log is read nothing else is in flight whose completion could be missed.
         self.recover().await?;
         self.await_templates().await;
-        for (idx, listener) in (0u32..).zip(&self.listeners) {
-            self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
-        }
         self.publish();
         // What an earlier life left here would make this one look hung, or stuck in a turn.
         self.block().beat(self.driver.now());
         self.block().end_turn();
         self.set_state(ShardState::Up);
+        let mut listening = false;
         while !self.block().stop_requested() {
+            listening = listening || self.listen();
             let (now, until) = self.pass();
             watch(&self.partition);
             self.check_log()?;

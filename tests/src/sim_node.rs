@@ -31,6 +31,8 @@ pub struct SimPlan {
     pub world: WorldConfig,
     /// Shards, 1 or more.
     pub shard_count: u16,
+    /// The first shard starts at once, the others within this time.
+    pub start_max: Nanos,
     /// Bytes of each ring of the mesh.
     pub ring_bytes: usize,
     /// Pages of each shard's arena.
@@ -53,7 +55,7 @@ type Counted = Rc<RefCell<BTreeMap<ShardId, Counters>>>;
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Notice(ShardId),
-    Restart(ShardId),
+    Start(ShardId),
 }
 
 /// A node of simulated shards.
@@ -90,7 +92,14 @@ impl SimNode {
             counted: Counted::default(),
             stopping: false,
         };
-        node.shared.shards().for_each(|shard| node.start(shard));
+        for shard in node.shared.shards() {
+            node.shared.set_state(shard, ShardState::Starting);
+            match node.plan.start_max {
+                Nanos(0) => node.start(shard),
+                _ if shard == ShardId(0) => node.start(shard),
+                Nanos(ns) => node.schedule(Nanos(1 + node.world.random(ns)), Act::Start(shard)),
+            }
+        }
         node
     }
 
@@ -112,7 +121,7 @@ impl SimNode {
         {
             match first.remove() {
                 Act::Notice(shard) => self.notice(shard),
-                Act::Restart(shard) => self.start(shard),
+                Act::Start(shard) => self.start(shard),
             }
         }
         let step = self.world.step(&mut self.futures);
@@ -154,7 +163,7 @@ impl SimNode {
         let noticed = self.world.now().after(Nanos(self.world.random(within.0 / 2)));
         let started = noticed.after(Nanos(1 + self.world.random(within.0 / 2)));
         self.schedule(noticed, Act::Notice(shard));
-        self.schedule(started, Act::Restart(shard));
+        self.schedule(started, Act::Start(shard));
     }
 
     /// Items in the mailboxes of all shards: what waits for an agent that is held, or for its turn.

@@ -143,6 +143,7 @@ fn setting(seed: u64) -> Setting {
     let node = SimPlan {
         world,
         shard_count: rng.u16(1..=4),
+        start_max: Nanos(0),
         ring_bytes: pick(&mut rng, if tight { &[4_096] } else { &[4_096, 16_384, 65_536] })
             as usize,
         frame_count: if tight { pick(&mut rng, &[24, 64, 512]) as usize } else { 4_096 },

@@ -4,7 +4,12 @@
 //! `HERONRY_SEED=123 cargo test -p heronry-tests --test simulation -- one_seed` replays one, and
 //! `HERONRY_SIM_KEY=notebook/c0-1` shows what is asked of agents whose key begins so.
 
+use heronry_engine::{Nanos, PartitionConfig, ShardId};
+use heronry_net::RespConfig;
+use heronry_net::resp::encode::encode_request;
+use heronry_shards::sim::WorldConfig;
 use heronry_tests::mischief::ON_PURPOSE;
+use heronry_tests::sim_node::{SimNode, SimPlan};
 use heronry_tests::workload::{Mode, Outcome, run};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -103,6 +108,40 @@ fn w2_replies_images_and_versions_are_what_the_oracle_says() {
 fn w1_a_run_is_a_pure_function_of_its_seed() {
     for seed in 0..8 {
         assert_eq!(run_one(seed).expect("it runs"), run_one(seed).expect("it runs"), "seed {seed}");
+    }
+}
+
+#[test]
+fn the_first_clients_of_a_node_find_every_shard() {
+    for seed in 0..64 {
+        let mut node = SimNode::new(SimPlan {
+            world: WorldConfig::calm(seed),
+            shard_count: 4,
+            start_max: Nanos::from_ms(1),
+            ring_bytes: 4_096,
+            frame_count: 64,
+            partition: PartitionConfig::default(),
+            gateway: RespConfig::default(),
+            check_passes: 200,
+            segment_bytes: Some(512 << 10),
+        });
+        let client = node.world.connect(ShardId(0));
+        let mut requests = Vec::new();
+        for idx in 0..16 {
+            let key = format!("counter/{idx}");
+            encode_request(&mut requests, &[b"AGENT.SEND", key.as_bytes(), b"1"]);
+        }
+        client.send(&requests);
+        let mut told = Vec::new();
+        while told.iter().filter(|byte| **byte == b'\n').count() < 32 {
+            node.step();
+            told.extend(client.recv());
+            assert!(!told.contains(&b'-'), "seed {seed}: {}", String::from_utf8_lossy(&told));
+            assert!(node.world.now() < Nanos::from_ms(10_000), "seed {seed}: no answer");
+        }
+        let told = String::from_utf8_lossy(&told);
+        assert_eq!(told, "$1\r\n1\r\n".repeat(16), "seed {seed}");
+        node.stop();
     }
 }
 

@@ -1,10 +1,12 @@
 //! The part of the loop that serves the link to the control thread.
 //!
 //! Owns: when a starting shard begins to serve.  Not: the link's own state (`errand`), templates.
-//! L1  a shard listens for clients once it has the node's templates, or has waited long enough.
+//! L1  a shard is up once it has the node's templates, or has waited long enough.
+//! L2  a node takes its first clients once all shards are up: none of them is told to try again.
 
 use super::Shard;
-use crate::driver::Driver;
+use crate::connection::Mark;
+use crate::driver::{Driver, Op};
 use crate::gateway::Gateway;
 use heronry_engine::Nanos;
 
@@ -32,6 +34,17 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             }
             self.driver.park(now.after(Nanos::from_ms(10))).await;
         }
+    }
+
+    /// Takes clients from now on, if it is time (L2). Returns whether it is.
+    pub(super) fn listen(&mut self) -> bool {
+        let begun = self.peers.have_begun();
+        if begun {
+            for (idx, listener) in (0u32..).zip(&self.listeners) {
+                self.driver.submit(Mark::Accept(idx).token(), Op::Accept(*listener));
+            }
+        }
+        begun
     }
 
     /// Does what the control thread asks, and passes on what it answers.
