@@ -52,6 +52,7 @@ counters! {
     ColdAgents "cold_agents" "Agents that are on disk only, now."
     Loads "loads" "Agents brought back from disk."
     Evictions "evictions" "Agents sent to disk only."
+    Wakes "wakes" "Agents brought back from disk because they would soon wake."
     HeldAnswers "held_answers" "Answers and effects that wait for the disk now."
     LogBatches "log_batches" "Batches on disk."
     LogBytes "log_bytes" "Bytes written to disk."

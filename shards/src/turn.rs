@@ -172,9 +172,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.set_state(ShardState::Up);
         let mut listening = false;
         while !self.block().stop_requested() {
-            listening = listening || self.listen();
             let (now, until) = self.pass();
             watch(&self.partition);
+            listening = listening || self.listen();
             self.check_log()?;
             self.sleep(now, until).await;
         }

@@ -4,7 +4,7 @@
 //! segment, and which agents go (the engine).
 
 use super::Log;
-use heronry_engine::Partition;
+use heronry_engine::{Nanos, Partition};
 
 /// Part of the arena, in percent, past which agents go to the log only.
 const ROOM_PERCENT: u64 = 85;
@@ -100,10 +100,10 @@ impl Log {
     }
 
     /// Sends agents to the log only while the arena is nearly full.
-    pub(crate) fn make_room(&self, partition: &mut Partition) {
+    pub(crate) fn make_room(&self, now: Nanos, partition: &mut Partition) {
         let used_bytes_max = partition.arena_bytes() / 100 * ROOM_PERCENT;
         if partition.used_bytes() > used_bytes_max {
-            partition.make_room(used_bytes_max, ROOM_STEPS_MAX);
+            partition.make_room(now, used_bytes_max, ROOM_STEPS_MAX);
         }
     }
 }

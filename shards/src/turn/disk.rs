@@ -101,7 +101,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         let Some(log) = &mut self.log else { return };
         let again = log.pump(now, &mut self.partition, &mut self.driver, hurry);
         self.log_due = again.unwrap_or(Nanos(u64::MAX));
-        log.make_room(&mut self.partition);
+        log.make_room(now, &mut self.partition);
     }
 
     /// Whether something is not on disk that is to be.

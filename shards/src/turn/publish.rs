@@ -36,6 +36,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             (Counter::ColdAgents, agents.cold),
             (Counter::Loads, agents.loads),
             (Counter::Evictions, agents.evictions),
+            (Counter::Wakes, agents.wakes),
             (Counter::HeldAnswers, agents.held_events),
             (Counter::LogBatches, log.batches),
             (Counter::LogBytes, log.bytes),
