@@ -31,6 +31,7 @@ mod survey;
 pub(crate) mod table;
 mod turns;
 mod verbs;
+mod wakes;
 
 use crate::agent::State;
 use crate::behaviour::{Behaviour, Draft, Native};
@@ -51,11 +52,13 @@ use queue::RunQueue;
 use std::rc::Rc;
 use table::Table;
 use turns::Ran;
+use wakes::Wakes;
 
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
 pub use journal::{Flush, Live, Made};
 pub use replay::{Last, LoadError, Recovery};
 pub use survey::{ChainView, Heading};
+pub use wakes::Awaits;
 
 /// How long to wait before a message is sent again to a shard that was not up.
 const AGAIN_AFTER: Nanos = Nanos::from_ms(20);
@@ -71,6 +74,7 @@ pub struct Partition {
     mail: Mail,
     queue: RunQueue,
     calls: Calls,
+    wakes: Wakes,
     call_numbers: Series,
     request_numbers: Series,
     directory: Directory,
@@ -82,6 +86,8 @@ pub struct Partition {
     roster: Vec<RosterChange>,
     counters: Counters,
     disk_full: bool,
+    /// Since when the arena is nearly full.
+    full_since: Option<Nanos>,
     /// Where eviction looks next.
     hand: u32,
     /// The segment that is being compacted, and the next slot to look at.
@@ -116,6 +122,7 @@ impl Partition {
             mail: Mail::default(),
             queue: RunQueue::EMPTY,
             calls: Calls::default(),
+            wakes: Wakes::default(),
             lost: Lost::default(),
             hot: Hot::new(),
             draft: Draft::default(),
@@ -123,6 +130,7 @@ impl Partition {
             roster: Vec::new(),
             counters,
             disk_full: false,
+            full_since: None,
             hand: 0,
             compacting: None,
             commits: Vec::new(),
@@ -205,6 +213,7 @@ impl Partition {
         // Past the mailbox's bound, if need be: the number of calls has its own.
         self.agents[slot].mailbox.push(&mut self.mail, Item::Returned { call, result });
         self.wake(slot);
+        self.load(slot);
     }
 
     /// Serves one mailbox item of the next agent, round robin; `None` when no agent has any.
@@ -263,8 +272,10 @@ impl Partition {
     }
 
     /// Ends sleeps that are over, and calls that are overdue: their agents get
-    /// [`Refusal::Timeout`]. Returns when to call it again, `None` when nothing is awaited.
+    /// [`Refusal::Timeout`]. Asks for agents whose sleep is over soon. Returns when to call it
+    /// again, `None` when nothing is awaited.
     pub fn expire(&mut self, now: Nanos) -> Option<Nanos> {
+        self.bring_sleepers(now);
         for _ in 0..EXPIRE_COUNT_MAX {
             let Some(overdue) = self.calls.overdue(now) else { break };
             let (agent, call, sleep) = match overdue {
@@ -284,7 +295,7 @@ impl Partition {
 
     /// When [`Partition::expire`] has something to do; `None` when nothing is awaited.
     pub fn due_next(&self) -> Option<Nanos> {
-        self.calls.deadline_next()
+        self.calls.deadline_next().into_iter().chain(self.wakes.next()).min()
     }
 
     /// Adds a template, or a number of one. Its first number is active in any case.

@@ -165,6 +165,121 @@ fn w3_a_sleep_ends_when_its_time_has_come() {
     world.end();
 }
 
+/// As [`world`], with a log.
+fn logged() -> World {
+    let mut world = World::with(logging(), 1024, Vec::new());
+    world.partition.deploy(Patient::new(1), true).expect("a new name");
+    world
+}
+
+fn logging() -> PartitionConfig {
+    PartitionConfig { log: true, ..config() }
+}
+
+/// Writes everything and sends all agents to the log that can go.
+fn evict(world: &mut World) {
+    for _ in 0..3 {
+        world.flush();
+        world.partition.make_room(world.now, 0, 1_000);
+    }
+}
+
+fn cold(world: &World) -> (u64, u64) {
+    let counters = world.partition.counters();
+    (counters.cold, counters.agents)
+}
+
+#[test]
+fn e3_sleepers_in_the_log_come_back_before_their_sleep_ends_and_answer_who_asked() {
+    let mut world = logged();
+    let slept = world.ask("patient/a", send("sleep 1000000000"));
+    let other = world.ask("patient/b", send("sleep 2000000000"));
+    world.run();
+    evict(&mut world);
+    assert_eq!((cold(&world), world.partition.used_bytes()), ((2, 2), 0));
+    let due = world.partition.due_next().expect("a sleep ends");
+    assert!(due.0 < 1_000_000_000, "before it ends, at {}", due.0);
+    world.now = due;
+    world.partition.expire(world.now);
+    world.run();
+    assert_eq!((cold(&world), world.partition.counters().wakes), ((1, 2), 1));
+    assert!(world.peek(slept).is_none(), "it sleeps still");
+    // So short a time before its end it stays.
+    evict(&mut world);
+    assert_eq!(cold(&world), (1, 2));
+    world.now = Nanos(1_000_000_001);
+    world.partition.expire(world.now);
+    world.run();
+    assert_eq!(text(world.take(slept)), "over");
+    // One that is wanted for something else before wakes in its time all the same.
+    assert_eq!(world.says("patient/b", "hello"), "1 hello");
+    evict(&mut world);
+    assert_eq!(cold(&world), (2, 2));
+    world.now = Nanos(2_000_000_001);
+    world.partition.expire(world.now);
+    world.run();
+    assert_eq!(text(world.take(other)), "over");
+    world.check();
+    world.end();
+}
+
+#[test]
+fn e3_an_answer_brings_its_agent_back_from_the_log() {
+    let mut world = logged();
+    let asked = world.ask("patient/a", send("http"));
+    world.run();
+    evict(&mut world);
+    assert_eq!(cold(&world), (1, 1));
+    let (to, _) = world.errands.pop().expect("an errand");
+    let Origin::Agent { id, call } = to else { panic!("{to:?}") };
+    world.partition.answer(world.now, id, call, Ok(Reply::Payload(Some("{}".into()))));
+    // The disk does not give it, and a client hears so; the answer waits for another time.
+    let hello = world.ask("patient/a", send("hello"));
+    let events = std::mem::take(world.partition.events());
+    let [Event::Load { agent, places }] = &events[..] else { panic!("{events:?}") };
+    world.partition.loaded(world.now, *agent, places, Err(5));
+    world.run();
+    assert_eq!((text(world.take(hello)), cold(&world)), ("UNREADABLE".into(), (1, 1)));
+    world.partition.debug_check();
+    world.now = world.partition.due_next().expect("it is asked for again");
+    world.partition.expire(world.now);
+    world.run();
+    assert_eq!(text(world.take(asked)), "{}");
+    world.check();
+    world.end();
+}
+
+#[test]
+fn s1_a_start_leaves_sleepers_in_the_log_until_it_is_time() {
+    let mut world = logged();
+    let sleep = |id| send_once("sleep 1000000000", id);
+    let first = world.ask("patient/a", sleep("one"));
+    world.run();
+    assert!(world.peek(first).is_none());
+    world.flush();
+    world.restart(logging(), 1024, Vec::new());
+    world.partition.deploy(Patient::new(1), true).expect("a new name");
+    assert_eq!(cold(&world), (1, 1));
+    // It is indexed as it is.
+    world.partition.begin_index();
+    world.flush();
+    world.restart(logging(), 1024, Vec::new());
+    world.partition.deploy(Patient::new(1), true).expect("a new name");
+    assert_eq!(cold(&world), (1, 1));
+    for _ in 0..2 {
+        world.now = world.partition.due_next().expect("a sleep ends");
+        world.partition.expire(world.now);
+        world.run();
+        assert_eq!(cold(&world), (0, 1));
+    }
+    assert_eq!(world.now, Nanos(1_000_000_001));
+    let again = world.ask("patient/a", sleep("one"));
+    world.run();
+    assert_eq!(text(world.take(again)), "over", "the first asking's answer");
+    world.check();
+    world.end();
+}
+
 #[test]
 fn z1_a_request_that_nothing_can_answer_fails() {
     let mut world = world();

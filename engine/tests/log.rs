@@ -10,12 +10,17 @@ use bytes::Bytes;
 use heronry_engine::log::{Kind, Place, RecordError};
 use heronry_engine::partition::{Last, Recovery};
 use heronry_engine::verb::{Reply, Verb};
-use heronry_engine::{Refusal, VersionRef};
-use std::path::Path;
+use heronry_engine::{Nanos, Refusal, VersionRef};
+use std::path::{Path, PathBuf};
 use writer::{Writer, batches};
 
-fn golden_path() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-1"))
+/// The format of today.
+const FORMAT: u32 = 2;
+/// When the sample's sleeper wakes.
+const WAKES_AT: u64 = 1_000_000_000_000;
+
+fn golden_path(format: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/log-{format}"))
 }
 
 fn fork(suffix: &'static str) -> Verb {
@@ -29,6 +34,7 @@ fn sample() -> Writer {
     log.says("notebook/n", "append one;");
     log.says("counter/gone", "3");
     log.says("counter/k", "1");
+    assert_eq!(log.says("sleeper/s", &WAKES_AT.to_string()), "asleep");
     log.flush();
     log.says("counter/a", "4");
     log.ask("notebook/n", Verb::Checkpoint { label: Some("start".into()) }).expect("kept");
@@ -51,8 +57,15 @@ fn sample() -> Writer {
     log
 }
 
-/// What the sample's agents are.
-fn check(log: &mut Writer) {
+/// What the sample's agents are, in a log of this format.
+fn check(log: &mut Writer, format: u32) {
+    if format >= 2 {
+        let cold = log.partition.counters().cold;
+        log.wait_until(Nanos(WAKES_AT - 1_000_000));
+        assert_eq!(log.partition.counters().cold, cold - 1, "a sleeper comes back in time");
+        log.wait_until(Nanos(WAKES_AT));
+        assert_eq!(log.says("sleeper/s", "how often?"), "woken 1");
+    }
     assert_eq!(log.says("counter/a", "get"), "10");
     assert_eq!(log.says("notebook/n", "read"), "one;three;");
     assert_eq!(log.says("notebook/n~x", "read"), "one;two;");
@@ -74,15 +87,19 @@ fn check(log: &mut Writer) {
 #[test]
 fn b3_the_golden_log_opens() {
     if std::env::var_os("HERONRY_GOLDEN").is_some_and(|mode| mode == "write") {
-        assert!(!golden_path().exists(), "a golden log is not written again");
-        sample().save(golden_path(), 0);
+        let path = golden_path(FORMAT);
+        assert!(!path.exists(), "a golden log is not written again");
+        sample().save(&path, 0);
     }
-    let first = Writer::open(golden_path()).first;
-    assert_eq!(first, 1);
-    for from in [0, first] {
-        let mut log = Writer::open(golden_path());
-        log.restart(from);
-        check(&mut log);
+    for format in 1..=FORMAT {
+        let path = golden_path(format);
+        let first = Writer::open(&path).first;
+        assert_eq!(first, 1);
+        for from in [0, first] {
+            let mut log = Writer::open(&path);
+            log.restart(from);
+            check(&mut log, format);
+        }
     }
 }
 
@@ -91,7 +108,7 @@ fn what_is_written_today_opens_too() {
     for from in [0, 1] {
         let mut log = sample();
         log.restart(from);
-        check(&mut log);
+        check(&mut log, FORMAT);
     }
 }
 

@@ -228,7 +228,7 @@ fn run_logged(acts: &[(u8, Act)]) {
                 // What was used is spared once, and long chains are written whole first.
                 for _ in 0..3 {
                     world.flush();
-                    world.partition.make_room(0, 1_000);
+                    world.partition.make_room(world.now, 0, 1_000);
                 }
                 assert_eq!(world.partition.used_bytes(), 0, "E1: all is on disk");
             }
@@ -281,7 +281,7 @@ fn run_pruned(acts: &[(u8, Act)], history_max: u32) {
             Act::Evict => {
                 let before = portraits(&mut world);
                 world.flush();
-                world.partition.make_room(0, 1_000);
+                world.partition.make_room(world.now, 0, 1_000);
                 assert_eq!(portraits(&mut world), before);
             }
             Act::Crash => {

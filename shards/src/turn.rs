@@ -225,7 +225,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         self.route(now);
         let turn_count = self.run_turns();
         self.take_events(now);
-        self.pump_log(now, false);
+        self.pump_log(now, self.partition.waits_for_room(now));
         self.take_events(now);
         self.watch_snapshot(now);
         // Before any answer leaves: who was told of an agent must hear of its loss.
@@ -248,7 +248,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         if self.partition.due_next().is_some_and(|due| due <= now) {
             self.partition.expire(now);
         }
-        let left = self.partition.runnable()
+        let left = self.partition.runnable() && !self.partition.waits_for_room(now)
             || !self.partition.events().is_empty()
             || !self.todo.requests.is_empty()
             || self.connections.unsettled();
@@ -361,7 +361,9 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         let started = self.driver.now();
         let mut before = started;
         let mut count = 0;
-        while let Some(key) = self.partition.running_key() {
+        while self.partition.has_room(before)
+            && let Some(key) = self.partition.running_key()
+        {
             self.shared.block(self.me).begin_turn(before, key.as_bytes());
             let Some(report) = self.partition.run_turn(before) else { break };
             let after = self.driver.now();

@@ -78,6 +78,8 @@ pub struct Outcome {
     pub step_count: u64,
     /// Deaths of shards.
     pub death_count: u32,
+    /// Agents that went to the log only.
+    pub eviction_count: u64,
 }
 
 /// Everything that the seed decides beforehand.
@@ -90,13 +92,25 @@ struct Setting {
     deaths: u32,
 }
 
+/// Pages of an arena. In the smaller ones of durable nodes agents go to the log only.
+fn frame_count(rng: &mut Rng, mode: Mode) -> usize {
+    match mode {
+        Mode::Tight => pick(rng, &[24, 64, 512]) as usize,
+        Mode::Durable => pick(rng, &[32, 64, 4_096]) as usize,
+        Mode::Calm | Mode::Cuts | Mode::Deaths => 4_096,
+    }
+}
+
+fn pick(rng: &mut Rng, from: &[u64]) -> u64 {
+    from[rng.usize(..from.len())]
+}
+
 fn setting(seed: u64) -> Setting {
     let mode = Mode::of(seed);
     let mut rng = Rng::with_seed(seed ^ 0x5EED);
     let tight = mode == Mode::Tight;
     let durable = mode == Mode::Durable;
     let faults = matches!(mode, Mode::Cuts | Mode::Deaths | Mode::Durable);
-    let pick = |rng: &mut Rng, from: &[u64]| from[rng.usize(..from.len())];
     let partition = PartitionConfig {
         seal_every: pick(&mut rng, &[1, 1, 1, 0, 3]) as u32,
         history_max: pick(&mut rng, &[4, 4, 1, 0]) as u32,
@@ -146,7 +160,7 @@ fn setting(seed: u64) -> Setting {
         start_max: Nanos(0),
         ring_bytes: pick(&mut rng, if tight { &[4_096] } else { &[4_096, 16_384, 65_536] })
             as usize,
-        frame_count: if tight { pick(&mut rng, &[24, 64, 512]) as usize } else { 4_096 },
+        frame_count: frame_count(&mut rng, mode),
         partition,
         gateway,
         check_passes: 200,
@@ -195,7 +209,7 @@ pub fn run(seed: u64) -> Outcome {
     let mut node = SimNode::new(node);
     let shard_count = node.plan().shard_count;
     let call_timeout = node.plan().partition.call_timeout;
-    let full = mode == Mode::Tight;
+    let full = node.plan().frame_count < 4_096;
     let about = About { shard_count, busy, full, faults, call_timeout };
     let hub = Hub::new(node.world.clone(), about);
     let hub = Rc::new(hub);
@@ -249,6 +263,7 @@ pub fn run(seed: u64) -> Outcome {
         refusals: hub.refusals.take(),
         step_count,
         death_count,
+        eviction_count: ends.values().map(|end| end.evictions).sum(),
     }
 }
 

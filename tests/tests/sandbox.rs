@@ -13,7 +13,7 @@ use heronry_tests::node::{Node, have, send_signal, wait_until};
 use heronry_tests::rows::{shard_column, shard_pids};
 use rustix::process::Signal;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -293,6 +293,51 @@ async def on_message(ctx, message):
     let reply = client.send_with("napper/a", b"nap", options).expect("answered");
     assert_eq!(reply, Some("1".into()));
     assert_eq!(say(&mut client, "napper/a", "look"), "1");
+}
+
+/// More agents sleep than memory has room for: those that had to go to disk come back, each wakes
+/// once, and whoever waits for its answer gets it.
+#[test]
+fn sleepers_that_memory_has_no_room_for_wake_once_and_answer() {
+    if !has_guests() {
+        return;
+    }
+    const COUNT: usize = 200;
+    // No two of them are the same.
+    let source = "
+import secrets
+ballast = None
+naps = 0
+async def on_message(ctx, message):
+    global ballast, naps
+    if message == 'naps':
+        return str(naps)
+    ballast = secrets.token_bytes(128 << 10)
+    await ctx.sleep(5)
+    naps += 1
+    return 'woke'
+";
+    let node = Node::start(BINARY, &["--set", "shards.arena_bytes=16MiB"]);
+    let mut client = node.client();
+    deploy(&mut client, "sleeper", Language::Python, source);
+    let mut asking = TcpStream::connect(("127.0.0.1", node.port)).expect("connected");
+    for number in 0..COUNT {
+        writeln!(asking, "AGENT.SEND sleeper/{number} go\r").expect("asked");
+    }
+    let mut answers = BufReader::new(asking).lines();
+    for number in 0..COUNT {
+        let length = answers.next().expect("an answer").expect("text");
+        assert_eq!(length, "$4", "sleeper/{number}");
+        assert_eq!(answers.next().expect("an answer").expect("text"), "woke", "sleeper/{number}");
+    }
+    for number in 0..COUNT {
+        let key = format!("sleeper/{number}");
+        assert_eq!(say(&mut client, &key, "naps"), "1", "{key}");
+    }
+    for counter in ["evictions", "wakes"] {
+        let counts = shard_column(&mut client, counter);
+        assert!(counts.iter().any(|count| count != "0"), "{counter}: {counts:?}");
+    }
 }
 
 #[test]

@@ -94,11 +94,12 @@ fn w2_replies_images_and_versions_are_what_the_oracle_says() {
     }
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{count} seeds in {seconds:.1} s ({:.1}/s): {} replies compared, {} deaths, {} steps; \
-         refusals {refusals:?}",
+        "{count} seeds in {seconds:.1} s ({:.1}/s): {} replies compared, {} deaths, {} evictions, \
+         {} steps; refusals {refusals:?}",
         count as f64 / seconds,
         sum(|outcome| outcome.compared_count),
         sum(|outcome| u64::from(outcome.death_count)),
+        sum(|outcome| outcome.eviction_count),
         sum(|outcome| outcome.step_count),
     );
     assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());

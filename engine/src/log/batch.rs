@@ -5,7 +5,7 @@
 //! | bytes   | what                                                                      |
 //! |---------|---------------------------------------------------------------------------|
 //! | 0..8    | `HERONLOG`                                                                |
-//! | 8..10   | format, 1                                                                 |
+//! | 8..10   | format: 2; in 1 no record says until when its agent sleeps                |
 //! | 10..12  | shard                                                                     |
 //! | 12..16  | epoch: which life of the shard wrote it                                   |
 //! | 16..24  | sequence: counts up by one from batch to batch, across epochs             |
@@ -33,7 +33,8 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 pub const HEAD_BYTES: usize = 96;
 
 const MAGIC: &[u8; 8] = b"HERONLOG";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
+const FORMAT_FIRST: u16 = 1;
 const HASHED_BYTES: usize = 64;
 
 const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BATCH_ALIGN_BYTES));
@@ -75,7 +76,7 @@ pub enum BatchError {
     #[error("no batch begins here")]
     NoBatch,
     /// Of a format that this program does not know.
-    #[error("a batch of format {format}; this program reads format {FORMAT}")]
+    #[error("a batch of format {format}; this program reads {FORMAT_FIRST} to {FORMAT}")]
     Format {
         /// The format it names.
         format: u16,
@@ -196,7 +197,7 @@ impl<'a> Batch<'a> {
             return Err(damaged);
         }
         let format = u16::from_le_bytes(field(bytes, 8));
-        if format != FORMAT {
+        if !(FORMAT_FIRST..=FORMAT).contains(&format) {
             return Err(BatchError::Format { format });
         }
         let record_count = u32::from_le_bytes(field(bytes, 52));

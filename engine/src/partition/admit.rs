@@ -3,7 +3,7 @@
 //! Owns: the checks before a mailbox, agents that are made by a request, answers of the shard
 //! itself.  Not: serving (`verbs.rs`, `turns.rs`), reading cold agents (`replay.rs`).
 
-use super::{Address, Partition};
+use super::{Address, Awaits, Partition};
 use crate::agent::{Agent, Residence, State};
 use crate::id::Nanos;
 use crate::limits::{MAIL_BYTES_MAX, MAIL_COUNT_MAX, WAITING_COUNT_MAX};
@@ -23,7 +23,7 @@ impl Partition {
             },
         };
         if self.agents[slot].residence != Residence::Warm {
-            return self.admit_cold(slot, waiting);
+            return self.admit_cold(now, slot, waiting);
         }
         match self.agents[slot].state() {
             State::Active => {}
@@ -45,13 +45,27 @@ impl Partition {
         self.wake(slot);
     }
 
-    /// A request for an agent that is in the log only: it waits until that is read.
-    fn admit_cold(&mut self, slot: u32, waiting: Waiting) {
+    /// A request for an agent that is in the log only: it waits until that is read. To end it
+    /// nothing of it is needed, so that there need be no room for it.
+    fn admit_cold(&mut self, now: Nanos, slot: u32, waiting: Waiting) {
+        if matches!(waiting.verb, Verb::Terminate) && self.is_known_cold(slot) {
+            self.serve(now, slot, waiting);
+            return;
+        }
         if let Err(refusal) = self.check_room(&self.agents[slot]) {
             return self.reply(waiting.origin, Err(refusal));
         }
         self.agents[slot].mailbox.push(&mut self.mail, Item::Request(waiting));
         self.load(slot);
+    }
+
+    /// Whether an agent is in the log only, and what it has asked of others is in memory.
+    fn is_known_cold(&self, slot: u32) -> bool {
+        let agent = &self.agents[slot];
+        let awaits = agent.logged.as_deref().map_or(Awaits::Nothing, |chain| chain.awaits);
+        agent.residence == Residence::Cold
+            && agent.mailbox.is_empty()
+            && (agent.rare.is_some() || awaits != Awaits::Answers)
     }
 
     /// Whether a durable answer to this can be given now.

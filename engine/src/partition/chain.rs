@@ -6,6 +6,7 @@
 use super::calls::Asked;
 use super::dedupe::Dedupe;
 use super::record::{HTTP, MESSAGE, OWN, SLEEP, TOLD};
+use super::wakes::Awaits;
 use crate::agent::State;
 use crate::behaviour::Restored;
 use crate::id::{AgentId, CallId, Nanos, VersionId};
@@ -92,7 +93,7 @@ impl Replay {
         dedupe_max: usize,
     ) -> Result<(), RecordError> {
         // For those that read heads only.
-        reader.flag()?;
+        Awaits::read(reader)?;
         self.state = match reader.byte()? {
             0 => State::Active,
             1 => State::Suspended,

@@ -143,6 +143,8 @@ pub struct Counters {
     pub loads: u64,
     /// Agents sent to the log only.
     pub evictions: u64,
+    /// Agents brought back because they would soon wake.
+    pub wakes: u64,
     /// Agents that are in the log only, now.
     pub cold: u64,
     /// Answers and effects that wait for the disk now.

@@ -1,10 +1,11 @@
 //! Eviction: agents that nobody has asked for in a while go to the log only, and their pages free.
 //!
 //! Owns: the choice (SIEVE: a hand goes round the slots and spares, once, what was used since it
-//! last came by), what may go.  Not: when (`shards`), bringing back (`replay.rs`).
-//! E1  only what is on disk as it is goes: nothing changed since, nothing awaited, no mail.
+//! last came by), what may go.  Not: when (`shards`), bringing back (`replay.rs`, `wakes.rs`).
+//! E1  only what is on disk as it is goes: nothing changed since, no mail.
 //! E2  a chain of many records is written whole before its agent goes, so that few reads bring it
 //!     back.
+//! E3  what an agent awaits and whom it owes an answer stays in memory: what comes finds it.
 
 use super::Partition;
 use super::journal::{Dirty, Known};
@@ -13,13 +14,21 @@ use crate::agent::{Agent, Residence};
 use crate::image::Image;
 use crate::version::VersionTree;
 
+/// Part of the arena, in percent, past which it is nearly full.
+const NEARLY_PERCENT: u64 = 95;
+/// Part of the arena that is made free at once then: one in so many.
+pub(super) const ROOM_PARTS: u64 = 16;
+/// Agents that are looked at for that before a turn.
+const ROOM_STEPS_MAX: u32 = 1_024;
+/// How long turns wait for room.
+const ROOM_WAIT_MAX: Nanos = Nanos::from_ms(5_000);
 /// Records of a chain that are still read in one go.
 const FEW_RECORDS: usize = 8;
 
 impl Partition {
     /// Sends agents to the log only until the store uses at most `used_bytes_max`, or `steps_max`
     /// were looked at; how many went.
-    pub fn make_room(&mut self, used_bytes_max: u64, steps_max: u32) -> u32 {
+    pub fn make_room(&mut self, now: Nanos, used_bytes_max: u64, steps_max: u32) -> u32 {
         let mut count = 0;
         for _ in 0..steps_max.min(self.agents.end().saturating_mul(2)) {
             if self.store.used_bytes() <= used_bytes_max {
@@ -36,6 +45,10 @@ impl Partition {
             if std::mem::take(&mut agent.used) || !on_disk || !is_idle(agent) {
                 continue;
             }
+            let agent = &self.agents[slot];
+            if self.wakes_soon(now, agent) && !self.is_nearly_full() {
+                continue;
+            }
             if agent.logged.as_deref().is_some_and(|chain| chain.places.len() > FEW_RECORDS) {
                 self.touch_whole(slot);
                 continue;
@@ -45,6 +58,45 @@ impl Partition {
         }
         self.publish();
         count
+    }
+
+    /// Whether a turn had better wait: the arena is nearly full, and agents may soon go from it.
+    pub fn waits_for_room(&self, now: Nanos) -> bool {
+        self.is_nearly_full() && self.will_have_room(now)
+    }
+
+    /// Makes room for a turn; whether it may be taken now.
+    pub fn has_room(&mut self, now: Nanos) -> bool {
+        self.make_some_room(now);
+        !self.waits_for_room(now)
+    }
+
+    /// Makes room for an agent that comes back; whether it may now. Turns go first: what they are
+    /// waited for may go after them.
+    pub(super) fn has_room_to_load(&mut self, now: Nanos) -> bool {
+        self.make_some_room(now);
+        !self.is_nearly_full() || !(self.runnable() || self.will_have_room(now))
+    }
+
+    fn make_some_room(&mut self, now: Nanos) {
+        if self.journal.on && self.is_nearly_full() {
+            let part_bytes = self.store.arena_bytes() / ROOM_PARTS;
+            self.make_room(now, self.store.used_bytes() - part_bytes, ROOM_STEPS_MAX);
+        }
+        let since = self.full_since.unwrap_or(now);
+        self.full_since = self.is_nearly_full().then_some(since);
+    }
+
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.store.used_bytes() > self.store.arena_bytes() / 100 * NEARLY_PERCENT
+    }
+
+    /// Whether more agents may go once what has changed is on disk; a slow disk is waited for only
+    /// so long.
+    pub(super) fn will_have_room(&self, now: Nanos) -> bool {
+        let waited = self.full_since.map_or(Nanos(0), |since| now.since(since));
+        let coming = self.journal.on && self.journal.is_behind() && !self.disk_full;
+        coming && waited < ROOM_WAIT_MAX
     }
 
     /// Bytes of pages in memory.
@@ -71,10 +123,11 @@ impl Partition {
         let none = VersionTree::new(&Image::EMPTY, &mut self.store, Nanos(0));
         std::mem::replace(&mut agent.versions, none).release(&mut self.store);
         std::mem::replace(&mut agent.image, Image::EMPTY).release(&mut self.store);
-        agent.rare = None;
+        agent.rare.take_if(|rare| rare.calls.is_empty() && rare.held.is_empty());
         agent.residence = Residence::Cold;
         self.counters.cold += 1;
         self.counters.evictions += 1;
+        self.list_wake(slot);
     }
 }
 
@@ -88,10 +141,6 @@ fn is_idle(agent: &Agent) -> bool {
         && agent.image.same(agent.versions.head_image())
         && agent.mailbox.is_empty()
         && rare.is_none_or(|rare| {
-            rare.calls.is_empty()
-                && rare.sends.is_empty()
-                && rare.held.is_empty()
-                && rare.paused.is_none()
-                && rare.failures.is_empty()
+            rare.sends.is_empty() && rare.paused.is_none() && rare.failures.is_empty()
         })
 }

@@ -17,6 +17,7 @@
 //! X3  an import that is refused leaves nothing behind.
 
 use super::chain::Replay;
+use super::wakes::Awaits;
 use super::{Address, Partition};
 use crate::agent::Residence;
 use crate::behaviour::{Behaviour, Fault, Restored};
@@ -64,7 +65,8 @@ impl Partition {
             put_number(&mut out, version.id);
             out.extend_from_slice(&digest_of(version.image, &self.store, behaviour));
         }
-        self.put_body(slot, None, &mut out);
+        // X2: what it awaits stays here.
+        self.put_body(slot, Awaits::Nothing, None, &mut out);
         let (value, limit) = (out.len() as u64, self.config.payload_bytes_max as u64);
         if value > limit {
             return Err(Refusal::Limit {

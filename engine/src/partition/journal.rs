@@ -13,6 +13,7 @@
 mod flushes;
 
 use super::Partition;
+use super::wakes::Awaits;
 use crate::agent::{Agent, Residence, State};
 use crate::behaviour::{RequestId, Restored};
 use crate::id::{AgentId, CallId, Nanos};
@@ -33,8 +34,8 @@ pub(crate) struct Chain {
     pub(crate) whole_bytes: u64,
     /// Bytes of the changes after it.
     pub(crate) change_bytes: u64,
-    /// Whether the agent awaits something, so that it must be in memory to be told.
-    pub(crate) pending: bool,
+    /// What the agent awaits.
+    pub(crate) awaits: Awaits,
     /// The flush that its last record was in.
     pub(crate) flush: u64,
 }

@@ -9,7 +9,7 @@
 //! |-------------|--------------------------------------------------------------------------------|
 //! | identity    | whole, fork: tenant, key, template number, parent                              |
 //! | origin      | fork: id, version, time                                                        |
-//! | pending     | 1: it has calls, and must be in memory to be told of them                      |
+//! | awaits      | 0 nothing; 1 answers, so it is wanted at a start; 2 a time: which              |
 //! | state       | 0 active, 1 suspended, 2 quarantined; turns; failures; last branch number      |
 //! | restored    | 0 no, 1 forked: index, keep timers, call; 2 rolled back: version; 3 committed  |
 //! | new versions| count; each: number, parent, time, checkpoint, base version or 0, delta        |
@@ -28,6 +28,7 @@
 use super::Partition;
 use super::calls::Asked;
 use super::journal::{Before, Dirty, Flush, From, Known, Made};
+use super::wakes::Awaits;
 use crate::agent::{Agent, State};
 use crate::behaviour::Restored;
 use crate::id::AgentId;
@@ -90,7 +91,7 @@ impl Partition {
         let chain = agent.logged.as_deref().expect("J4: a stub is of what the log has");
         put(flush, Kind::Stub, agent.id, None, |out| {
             self.identity(slot).put(out);
-            out.push(chain.pending.into());
+            chain.awaits.put(out);
             put_number(out, chain.whole_bytes);
             put_number(out, chain.change_bytes);
             put_number(out, chain.places.len() as u64);
@@ -145,7 +146,7 @@ impl Partition {
                     put_number(out, version);
                     put_number(out, at.0);
                 }
-                self.put_body(slot, before, out);
+                self.put_body(slot, self.awaits(agent), before, out);
             });
         }
         match known {
@@ -209,9 +210,15 @@ impl Partition {
         }
     }
 
-    pub(super) fn put_body(&self, slot: u32, before: Option<&Before>, out: &mut Vec<u8>) {
+    pub(super) fn put_body(
+        &self,
+        slot: u32,
+        awaits: Awaits,
+        before: Option<&Before>,
+        out: &mut Vec<u8>,
+    ) {
         let agent = &self.agents[slot];
-        out.push(agent.all_calls().next().is_some().into());
+        awaits.put(out);
         out.push(match agent.state() {
             State::Active => 0,
             State::Suspended => 1,

@@ -10,9 +10,11 @@
 use super::Partition;
 use super::calls::{Held, OpenRequest};
 use super::chain::{Again, Replay, read_origin};
+use super::evict::ROOM_PARTS;
 use super::journal::Chain;
 use super::record::PAST;
 use super::survey::read_stub;
+use super::wakes::Awaits;
 use crate::agent::{Agent, Birth, Rare, Residence};
 use crate::behaviour::RequestId;
 use crate::id::{AgentId, CallId, Nanos};
@@ -111,7 +113,7 @@ impl Partition {
                     Kind::Fork => Some(read_origin(&mut reader)?.0),
                     _ => None,
                 };
-                let pending = reader.flag()?;
+                let awaits = Awaits::read(&mut reader)?;
                 if let Some(from) = from.filter(|from| self.chain_places(*from).is_none()) {
                     return Err(RecordError::NoBase(from));
                 }
@@ -120,15 +122,15 @@ impl Partition {
                     Some(slot) => slot,
                     None => self.insert_cold(identity),
                 };
-                self.extend_chain(slot, record.kind, from, &places, pending);
+                self.extend_chain(slot, record.kind, from, &places, awaits);
             }
             Kind::Change => {
                 // One that the index has not come to is in its chain when it does.
                 let Some(slot) = self.agents.find(id) else {
                     return if recovery.indexing { Ok(()) } else { Err(RecordError::NoBase(id)) };
                 };
-                let pending = reader.flag()?;
-                self.extend_chain(slot, Kind::Change, None, &places, pending);
+                let awaits = Awaits::read(&mut reader)?;
+                self.extend_chain(slot, Kind::Change, None, &places, awaits);
             }
             Kind::End => {
                 if let Some(slot) = self.agents.find(id) {
@@ -163,7 +165,7 @@ impl Partition {
     }
 
     /// Ends a recovery: branches find their parents. Returns how many agents there are, all in the
-    /// log, and those that await something and are wanted in memory.
+    /// log; those that await an answer are asked for, those that sleep when it is time.
     pub fn recovered(&mut self, recovery: Recovery, last: Last) -> u32 {
         for (branch, parent) in recovery.parents {
             if let (Some(branch), Some(parent)) =
@@ -175,11 +177,11 @@ impl Partition {
         self.call_numbers.pass(last.call);
         self.request_numbers.pass(last.request);
         for slot in 0..self.agents.end() {
-            let agent = self.agents.get(slot);
-            let pending =
-                agent.and_then(|agent| agent.logged.as_deref()).map(|chain| chain.pending);
-            if pending == Some(true) {
-                self.load(slot);
+            let chain = self.agents.get(slot).and_then(|agent| agent.logged.as_deref());
+            match chain.map(|chain| chain.awaits) {
+                Some(Awaits::Answers) => self.load(slot),
+                Some(Awaits::Time(_)) => self.list_wake(slot),
+                Some(Awaits::Nothing) | None => {}
             }
         }
         self.agents.count()
@@ -240,8 +242,13 @@ impl Partition {
         if agent.residence != Residence::Loading || !agent.logged.as_deref().is_some_and(same) {
             return;
         }
+        if !self.has_room_to_load(now) {
+            // All that waits for it waits on.
+            self.agents[slot].residence = Residence::Cold;
+            return self.load_again(now, slot);
+        }
         let records = records.map_err(|errno| LoadError::Read { errno });
-        match records.and_then(|records| self.replay(now, slot, records)) {
+        match records.and_then(|records| self.replay_in_room(now, slot, records)) {
             Ok(()) => {
                 self.counters.loads += 1;
                 self.counters.cold -= 1;
@@ -253,15 +260,21 @@ impl Partition {
                 }
                 self.resume_commits(now, id, None);
             }
+            Err(LoadError::Record { source: RecordError::Full(_), .. })
+                if self.will_have_room(now) =>
+            {
+                self.agents[slot].residence = Residence::Cold;
+                self.load_again(now, slot);
+            }
             Err(error) => {
-                let refusal = self.refuse_load(slot, &error);
+                let refusal = self.refuse_load(now, slot, &error);
                 self.resume_commits(now, id, Some(&refusal));
             }
         }
         self.publish();
     }
 
-    fn refuse_load(&mut self, slot: u32, error: &LoadError) -> Refusal {
+    fn refuse_load(&mut self, now: Nanos, slot: u32, error: &LoadError) -> Refusal {
         self.agents[slot].residence = Residence::Cold;
         let key = &self.agents[slot].key;
         let unreadable =
@@ -274,12 +287,38 @@ impl Partition {
             LoadError::NoTemplate { .. } => self.templates.find(key).err().unwrap_or(unreadable),
             _ => unreadable,
         };
+        let mut kept = Vec::new();
         while let Some(item) = self.agents[slot].mailbox.pop(&mut self.mail) {
-            if let Item::Request(waiting) = item {
-                self.reply(waiting.origin, Err(refusal.clone()));
+            match item {
+                Item::Request(waiting) => self.reply(waiting.origin, Err(refusal.clone())),
+                Item::Returned { .. } | Item::Restored => kept.push(item),
             }
         }
+        if !kept.is_empty() {
+            self.load_again(now, slot);
+        }
+        for item in kept {
+            self.agents[slot].mailbox.push(&mut self.mail, item);
+        }
         refusal
+    }
+
+    /// As [`Partition::replay`]; while the arena is full, other agents go.
+    fn replay_in_room(
+        &mut self,
+        now: Nanos,
+        slot: u32,
+        records: &[Vec<u8>],
+    ) -> Result<(), LoadError> {
+        loop {
+            let outcome = self.replay(now, slot, records);
+            let full =
+                matches!(outcome, Err(LoadError::Record { source: RecordError::Full(_), .. }));
+            let fewer_bytes = self.used_bytes().saturating_sub(self.arena_bytes() / ROOM_PARTS);
+            if !full || self.make_room(now, fewer_bytes, u32::MAX) == 0 {
+                return outcome;
+            }
+        }
     }
 
     fn replay(&mut self, now: Nanos, slot: u32, records: &[Vec<u8>]) -> Result<(), LoadError> {
@@ -365,8 +404,11 @@ impl Partition {
         Ok(())
     }
 
-    /// Lets what the agent awaits go on (L3).
+    /// Lets what the agent awaits go on (L3), unless that has stayed in memory.
     fn resume_waits(&mut self, now: Nanos, slot: u32, replay: Replay) {
+        if self.agents[slot].rare.is_some() {
+            return;
+        }
         let Replay { restored, dedupe, requests, calls, held, .. } = replay;
         let plain = restored.is_none() && calls.is_empty() && held.is_empty();
         if plain && dedupe.is_empty() {

@@ -8,6 +8,7 @@ use super::Partition;
 use super::chain::read_origin;
 use super::journal::Chain;
 use super::replay::Recovery;
+use super::wakes::Awaits;
 use crate::agent::Residence;
 use crate::id::{AgentId, TenantId};
 use crate::key::AgentKey;
@@ -23,8 +24,8 @@ pub struct Heading {
     pub owner: Option<(TenantId, AgentKey)>,
     /// Whose branch it is made as, in a fork.
     pub from: Option<AgentId>,
-    /// Whether the agent awaits something, in a record of a chain or a stub.
-    pub pending: bool,
+    /// What the agent awaits, in a record of a chain or a stub.
+    pub awaits: Awaits,
     /// The chain that a stub holds.
     pub places: Vec<Place>,
 }
@@ -47,11 +48,11 @@ impl Record<'_> {
                 if self.kind == Kind::Fork {
                     heading.from = Some(read_origin(&mut reader)?.0);
                 }
-                heading.pending = reader.flag()?;
+                heading.awaits = Awaits::read(&mut reader)?;
             }
             Kind::Stub => {
                 let chain = read_stub(&mut reader)?;
-                heading.pending = chain.pending;
+                heading.awaits = chain.awaits;
                 heading.places = Rc::unwrap_or_clone(chain.places);
             }
             _ => {}
@@ -62,7 +63,7 @@ impl Record<'_> {
 
 /// What a stub says after its identity.
 pub(super) fn read_stub(reader: &mut Reader<'_>) -> Result<Chain, RecordError> {
-    let pending = reader.flag()?;
+    let awaits = Awaits::read(reader)?;
     let whole_bytes = reader.number()?;
     let change_bytes = reader.number()?;
     let mut places = Vec::new();
@@ -73,7 +74,7 @@ pub(super) fn read_stub(reader: &mut Reader<'_>) -> Result<Chain, RecordError> {
             len_bytes: reader.small("a length")?,
         });
     }
-    Ok(Chain { places: Rc::new(places), whole_bytes, change_bytes, pending, flush: 0 })
+    Ok(Chain { places: Rc::new(places), whole_bytes, change_bytes, awaits, flush: 0 })
 }
 
 /// An agent's chain.
@@ -123,11 +124,11 @@ impl Partition {
         self.set_chain(slot, chain);
     }
 
-    /// Makes the first `count` records an agent's chain, of which the last says `pending`; with 0
+    /// Makes the first `count` records an agent's chain, of which the last says `awaits`; with 0
     /// there is no such agent any more. For a recovery that has not ended: the agent is in the log
     /// only, and has no branches yet. Panics when it is not there or has fewer records, or when its
     /// whole record would not be kept (U1).
-    pub fn cut_chain(&mut self, id: AgentId, count: usize, pending: bool) {
+    pub fn cut_chain(&mut self, id: AgentId, count: usize, awaits: Awaits) {
         let slot = self.agents.find(id).expect("U1: a chain is cut that is there");
         assert!(self.agents[slot].residence == Residence::Cold, "U1: it is in memory");
         if count == 0 {
@@ -139,6 +140,6 @@ impl Partition {
         let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
         let change_bytes = bytes.checked_sub(whole_bytes).expect("U1: its whole record is kept");
         let places = Rc::new(places);
-        self.set_chain(slot, Chain { places, whole_bytes, change_bytes, pending, flush: 0 });
+        self.set_chain(slot, Chain { places, whole_bytes, change_bytes, awaits, flush: 0 });
     }
 }

@@ -16,6 +16,42 @@ use std::path::Path;
 /// The key of these logs.
 pub const KEY: LogKey = LogKey([0x5A; 32]);
 
+/// Sleeps until the time that it is sent, in nanoseconds, and counts in byte 0 how often it woke.
+struct Sleeper;
+
+impl Behaviour for Sleeper {
+    fn name(&self) -> &str {
+        "sleeper"
+    }
+
+    fn summary(&self) -> &str {
+        "sleeps"
+    }
+
+    fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
+        if let Ok(until) = String::from_utf8_lossy(message).parse() {
+            turn.sleep(Nanos(until));
+            turn.reply("asleep");
+            return turn.resize(1);
+        }
+        let mut woken = [0];
+        turn.read(0, &mut woken);
+        turn.reply(format!("woken {}", woken[0]));
+        Ok(())
+    }
+
+    fn on_reply(
+        &self,
+        turn: &mut Turn<'_>,
+        _call: CallId,
+        _result: &Result<Option<Bytes>, Refusal>,
+    ) -> Result<(), Fault> {
+        let mut woken = [0];
+        turn.read(0, &mut woken);
+        turn.write(0, &[woken[0] + 1])
+    }
+}
+
 /// Where a batch is.
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
@@ -46,7 +82,9 @@ pub struct Writer {
 fn partition() -> Partition {
     let config = PartitionConfig { log: true, ..PartitionConfig::default() };
     let store = PageStore::new(Box::leak(vec![0u8; 2048 * PAGE_BYTES].into_boxed_slice()));
-    Partition::new(config, store, built_in())
+    let sleeper: Native = &Sleeper;
+    let templates = built_in().into_iter().chain([sleeper]).collect();
+    Partition::new(config, store, templates)
 }
 
 impl Writer {
@@ -105,6 +143,15 @@ impl Writer {
                 self.pump();
                 return self.answers.pop().expect("V1: an answer");
             }
+        }
+    }
+
+    /// Lets the time be `now`, and does what that asks for.
+    pub fn wait_until(&mut self, now: Nanos) {
+        self.partition.expire(now);
+        self.pump();
+        while self.partition.run_turn(now).is_some() {
+            self.pump();
         }
     }
 

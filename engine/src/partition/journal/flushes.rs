@@ -6,7 +6,7 @@
 use super::{Chain, Live, Made};
 use crate::id::AgentId;
 use crate::log::{Kind, Place};
-use crate::partition::{Last, Partition};
+use crate::partition::{Awaits, Last, Partition};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -53,8 +53,8 @@ impl Partition {
                 let mut places = std::mem::take(&mut self.journal.parts);
                 places.push(place);
                 let slot = self.agents.find(id).expect("J1: a record is placed before turns go on");
-                let pending = self.agents[slot].all_calls().next().is_some();
-                self.extend_chain(slot, kind, parent, &places, pending);
+                let awaits = self.awaits(&self.agents[slot]);
+                self.extend_chain(slot, kind, parent, &places, awaits);
                 places.clear();
                 self.journal.parts = places;
             }
@@ -69,7 +69,7 @@ impl Partition {
         kind: Kind,
         parent: Option<AgentId>,
         places: &[Place],
-        pending: bool,
+        awaits: Awaits,
     ) {
         let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
         if kind != Kind::Change
@@ -95,7 +95,7 @@ impl Partition {
         } else {
             chain.change_bytes += bytes;
         }
-        chain.pending = pending;
+        chain.awaits = awaits;
         chain.flush = self.journal.begun;
         self.agents[slot].logged = Some(chain);
     }

@@ -14,7 +14,7 @@ use super::walk::{Damage, Spot, Step, Walked, walk};
 use anyhow::Result;
 use heronry_engine::log::batch::Batch;
 use heronry_engine::log::{BatchHead, Kind, Place, RECORD_BYTES_MAX, Record, RecordError};
-use heronry_engine::partition::{Last, Recovery};
+use heronry_engine::partition::{Awaits, Last, Recovery};
 use heronry_engine::{AgentId, AgentKey, PAGE_BYTES, PageStore, Partition, PartitionConfig};
 use heronry_engine::{ShardId, TenantId, template};
 use std::collections::{BTreeMap, BTreeSet};
@@ -350,7 +350,7 @@ impl<'a> Sieve<'a> {
     }
 
     /// What the record at a place is, if it is one (V2).
-    fn read(&mut self, place: Place) -> Result<Option<(Kind, AgentId, bool)>> {
+    fn read(&mut self, place: Place) -> Result<Option<(Kind, AgentId, Awaits)>> {
         if self.open.as_ref().is_none_or(|(number, _)| *number != place.segment) {
             if !self.log.segments.contains(&place.segment) {
                 return Ok(None);
@@ -361,8 +361,8 @@ impl<'a> Sieve<'a> {
         let bytes = segment.at(place.offset.into(), place.len_bytes as usize)?;
         let record = Record::read(bytes).ok().filter(|record| record.len_bytes == bytes.len());
         Ok(record.map(|record| {
-            let pending = record.heading().is_ok_and(|heading| heading.pending);
-            (record.kind, record.id, pending)
+            let awaits = record.heading().map(|heading| heading.awaits).unwrap_or_default();
+            (record.kind, record.id, awaits)
         }))
     }
 
@@ -395,12 +395,12 @@ impl<'a> Sieve<'a> {
     fn cut_chain(&mut self, id: AgentId, bad: &BTreeSet<Place>) -> Result<()> {
         let places = self.sieved.partition.chain_places(id).unwrap_or_default().to_vec();
         let good = places.iter().take_while(|place| !bad.contains(place)).count();
-        let mut kept = (0, false);
+        let mut kept = (0, Awaits::Nothing);
         for count in (1..=good).rev() {
             let head = self.read(places[count - 1])?;
             let own = head.filter(|(kind, of, _)| *kind != Kind::Part && *of == id);
-            if let Some((_, _, pending)) = own {
-                kept = (count, pending);
+            if let Some((_, _, awaits)) = own {
+                kept = (count, awaits);
                 break;
             }
         }

@@ -1,0 +1,136 @@
+//! Wakes: agents that sleep in the log only come back a little before their sleep ends.
+//!
+//! Owns: what an agent awaits, as its records say it, and when to bring which agent back.
+//! Not: the end of a sleep itself (`calls.rs`), bringing back (`replay.rs`).
+//! S1  an agent in the log only whose sleep has an end is listed under it, less [`WAKE_LEAD`]. It
+//!     comes back then if there is room, and at the end of its sleep in any case.
+//! S2  an agent that could not be brought back, and for which something waits, is asked for again.
+
+use super::Partition;
+use super::calls::Asked;
+use crate::agent::{Agent, Residence};
+use crate::id::{AgentId, Nanos};
+use crate::log::RecordError;
+use crate::log::wire::{Reader, put_number};
+use std::collections::BTreeSet;
+
+/// How long before its sleep ends an agent is asked for: the time of a load on a busy disk.
+const WAKE_LEAD: Nanos = Nanos::from_ms(10);
+/// How long to wait before an agent is asked for again that could not be brought back.
+const LOAD_AGAIN_AFTER: Nanos = Nanos::from_ms(20);
+/// Agents that one [`Partition::expire`] asks for.
+const WAKE_COUNT_MAX: usize = 64;
+
+/// What an agent awaits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Awaits {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// An answer, for which something may have to be asked again: at a start it is wanted at once.
+    Answers,
+    /// This time, and nothing else: it is wanted in memory by then.
+    Time(Nanos),
+}
+
+impl Awaits {
+    /// Appends 0 for nothing, 1 for answers, 2 and the time.
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        match self {
+            Awaits::Nothing => out.push(0),
+            Awaits::Answers => out.push(1),
+            Awaits::Time(at) => {
+                out.push(2);
+                put_number(out, at.0);
+            }
+        }
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Awaits, RecordError> {
+        match reader.byte()? {
+            0 => Ok(Awaits::Nothing),
+            1 => Ok(Awaits::Answers),
+            2 => Ok(Awaits::Time(Nanos(reader.number()?))),
+            value => Err(RecordError::BadField { what: "what it awaits", value: value.into() }),
+        }
+    }
+}
+
+/// When to bring which agent back.
+#[derive(Debug, Default)]
+pub(super) struct Wakes {
+    times: BTreeSet<(Nanos, AgentId)>,
+}
+
+impl Wakes {
+    /// When to look at the list next.
+    pub(super) fn next(&self) -> Option<Nanos> {
+        self.times.first().map(|(at, _)| *at)
+    }
+}
+
+impl Partition {
+    /// What an agent awaits, as its next record says it.
+    pub(super) fn awaits(&self, agent: &Agent) -> Awaits {
+        let mut awaits = Awaits::Nothing;
+        for call in agent.all_calls() {
+            let call = self.calls.find(call).expect("Y1: a call that counts");
+            awaits = match (awaits, &call.asked) {
+                (Awaits::Nothing, Asked::Sleep) => Awaits::Time(call.deadline),
+                (Awaits::Time(at), Asked::Sleep) => Awaits::Time(at.min(call.deadline)),
+                _ => return Awaits::Answers,
+            };
+        }
+        awaits
+    }
+
+    /// When the first of an agent's sleeps ends, whatever else it awaits.
+    pub(super) fn sleep_end(&self, agent: &Agent) -> Option<Nanos> {
+        if agent.rare.is_none() {
+            return match agent.logged.as_deref()?.awaits {
+                Awaits::Time(at) => Some(at),
+                Awaits::Nothing | Awaits::Answers => None,
+            };
+        }
+        let calls = agent.all_calls().filter_map(|call| self.calls.find(call));
+        calls.filter(|call| matches!(call.asked, Asked::Sleep)).map(|call| call.deadline).min()
+    }
+
+    /// Whether an agent's sleep ends so soon that it had better stay.
+    pub(super) fn wakes_soon(&self, now: Nanos, agent: &Agent) -> bool {
+        self.sleep_end(agent).is_some_and(|at| at <= now.after(WAKE_LEAD))
+    }
+
+    /// Lists an agent that is in the log only (S1).
+    pub(super) fn list_wake(&mut self, slot: u32) {
+        let agent = &self.agents[slot];
+        if let Some(at) = self.sleep_end(agent) {
+            self.wakes.times.insert((Nanos(at.0.saturating_sub(WAKE_LEAD.0)), agent.id));
+        }
+    }
+
+    /// Has an agent asked for again that could not be brought back (S2).
+    pub(super) fn load_again(&mut self, now: Nanos, slot: u32) {
+        self.wakes.times.insert((now.after(LOAD_AGAIN_AFTER), self.agents[slot].id));
+    }
+
+    /// Asks for the agents whose time has come. Entries of agents that have come back, or ended,
+    /// meanwhile stand for nothing.
+    pub(super) fn bring_sleepers(&mut self, now: Nanos) {
+        for _ in 0..WAKE_COUNT_MAX {
+            if self.wakes.next().is_none_or(|at| at > now) {
+                return;
+            }
+            let Some((_, id)) = self.wakes.times.pop_first() else { return };
+            let Some(slot) = self.agents.find(id) else { continue };
+            let agent = &self.agents[slot];
+            let wakes = self.wakes_soon(now, agent);
+            let commits = self.commits.iter().any(|(parent, ..)| *parent == id);
+            let wanted = commits || !agent.mailbox.is_empty();
+            if agent.residence == Residence::Cold && (wakes && !self.is_nearly_full() || wanted) {
+                self.counters.wakes += u64::from(wakes);
+                self.load(slot);
+            }
+        }
+    }
+}

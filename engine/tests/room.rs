@@ -1,0 +1,61 @@
+//! Agents that together are larger than the arena: they go to the log only, and come back.
+
+// The other tests use other parts of it.
+#[allow(dead_code)]
+#[path = "partition/world.rs"]
+mod world;
+
+use heronry_engine::*;
+use world::*;
+
+const ARENA_PAGES: usize = 64;
+const IMAGE_BYTES: u64 = 30 * PAGE_BYTES as u64;
+
+/// Makes an agent of pages that take memory, as zeros do not.
+fn fill(world: &mut World, key: &str, byte: u8) {
+    world.does(key, create()).expect("there is room");
+    let bytes = vec![byte; IMAGE_BYTES as usize];
+    world.does(key, Verb::Write { offset: 0, bytes: bytes.into() }).expect("there is room");
+}
+
+#[test]
+fn an_agent_that_does_not_fit_comes_back_in_the_place_of_others() {
+    let mut world = World::with(PartitionConfig { log: true, ..config() }, ARENA_PAGES, Vec::new());
+    let keys = ["notebook/a", "notebook/b", "notebook/c", "notebook/d"];
+    for (byte, key) in (1..).zip(keys) {
+        fill(&mut world, key, byte);
+        for _ in 0..2 {
+            world.flush();
+            world.partition.make_room(world.now, 0, 1_000);
+        }
+        assert_eq!(world.partition.used_bytes(), 0, "{key}");
+    }
+    for (byte, key) in (1..).zip(keys).cycle().take(12) {
+        let read = world.does(key, Verb::Read { offset: IMAGE_BYTES - 1, len_bytes: 1 });
+        assert_eq!(read, Ok(Reply::Payload(Some(vec![byte].into()))), "{key}");
+        world.flush();
+    }
+    let counters = world.partition.counters();
+    assert!(counters.loads >= 12 && counters.evictions >= 12, "{counters:?}");
+    // What the operator is told to do when there is no room needs none itself.
+    assert!(world.partition.counters().cold > 0);
+    for key in keys {
+        assert_eq!(world.does(key, Verb::Terminate), Ok(Reply::Done), "{key}");
+    }
+    world.check();
+    world.end();
+}
+
+#[test]
+fn one_that_is_larger_than_the_arena_is_refused_and_stays_on_disk() {
+    let config = PartitionConfig { log: true, ..config() };
+    let mut world = World::with(config.clone(), ARENA_PAGES, Vec::new());
+    fill(&mut world, "notebook/a", 7);
+    world.flush();
+    world.restart(config.clone(), ARENA_PAGES / 4, Vec::new());
+    assert_eq!(world.refused("notebook/a", Verb::Info), "FULL");
+    world.check();
+    world.restart(config, ARENA_PAGES, Vec::new());
+    assert_eq!(world.info("notebook/a").image_bytes, IMAGE_BYTES);
+    world.end();
+}
