@@ -13,7 +13,7 @@
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a calibration watches both clocks: an error of 40 ns in it is 2 parts per million.
 const CALIBRATION_WATCH: Duration = Duration::from_millis(20);
@@ -47,15 +47,10 @@ impl Calibration {
     pub const KERNEL: Calibration =
         Calibration { base_ticks: 0, base_ns: 0, ns_per_tick: 0, offset_ns: 0 };
 
-    /// Compares the counter with CLOCK_MONOTONIC for 20 ms; [`Self::KERNEL`] at once where the
-    /// counter's rate may vary or the kernel has found it unstable.
-    pub fn measure() -> Calibration {
-        if !tsc_is_trusted() {
-            return Calibration::KERNEL;
-        }
-        let first = bracket();
-        std::thread::sleep(CALIBRATION_WATCH);
-        Calibration::of(first, bracket())
+    /// Begins to compare the counter with CLOCK_MONOTONIC. [`Watch::end`] ends it after 20 ms, in
+    /// which other things can be done.
+    pub fn begin() -> Watch {
+        Watch(tsc_is_trusted().then(|| (Instant::now(), bracket())))
     }
 
     /// The same, with readings that count from 1970, as the host's clock has it now: points of time
@@ -83,6 +78,20 @@ impl Calibration {
     }
 }
 
+/// A calibration that has begun.
+#[derive(Debug)]
+pub struct Watch(Option<(Instant, (u64, u64))>);
+
+impl Watch {
+    /// Waits for what is left of the 20 ms. [`Calibration::KERNEL`] at once where the counter's rate
+    /// may vary or the kernel has found it unstable.
+    pub fn end(self) -> Calibration {
+        let Some((begun, first)) = self.0 else { return Calibration::KERNEL };
+        std::thread::sleep(CALIBRATION_WATCH.saturating_sub(begun.elapsed()));
+        Calibration::of(first, bracket())
+    }
+}
+
 /// Whether the counter runs at one rate (CPU) and in step on all CPUs (kernel).
 pub fn tsc_is_trusted() -> bool {
     // The kernel drops `tsc` from its list when it sees the counters of two CPUs disagree.
@@ -103,7 +112,7 @@ impl Clock {
 
     /// Measures a calibration of its own. Cost: 20 ms.
     pub fn calibrate() -> Clock {
-        Clock(Calibration::measure())
+        Clock(Calibration::begin().end())
     }
 
     /// The calibration, to hand on.

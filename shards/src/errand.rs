@@ -18,8 +18,10 @@ mod link;
 
 pub(crate) use link::Link;
 
+use crate::sandbox::build::Needs;
+use crate::sandbox::template::TemplateHeader;
 use heronry_engine::limits::PAYLOAD_BYTES_MAX;
-use heronry_engine::verb::{Errand, Language};
+use heronry_engine::verb::Errand;
 use heronry_engine::{Behaviour, Refusal, Reply};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -129,12 +131,10 @@ pub struct TemplateRef {
     pub name: String,
     /// Which deployment of it, from 1.
     pub number: u32,
-    /// What its source is.
-    pub language: Language,
-    /// One line for people.
-    pub summary: String,
-    /// The template file that its build made.
-    pub file: PathBuf,
+    /// What its file says, as the supervisor has checked it.
+    pub header: TemplateHeader,
+    /// What it needs beside it, if the supervisor has looked at that.
+    pub needs: Option<Needs>,
     /// Where its base is.
     pub base: BaseRef,
 }

@@ -542,7 +542,7 @@ fn f16_an_image_is_refused_under_another_build_of_its_module() {
     let mut world = World::new(1);
     let mut load = |name: &str, language| {
         let file = world.build(name, 1, language, None, None).expect("built");
-        (world.load(name, 1, language, &file).expect("loaded"), file)
+        (world.load(name, 1, &file).expect("loaded"), file)
     };
     let (first, python) = load("one", Language::Python);
     let (second, _) = load("other", Language::JavaScript);
@@ -565,7 +565,7 @@ fn f16_an_image_is_refused_under_another_build_of_its_module() {
         .module;
     let mixed = world.folder.path().join("mixed.template");
     TemplateFile::write(&mixed, &header, whole.memory()).expect("written");
-    let refused = world.load("mixed", 1, Language::Python, &mixed).err();
+    let refused = world.load("mixed", 1, &mixed).err();
     assert!(refused.is_some_and(|text| text.contains("deploy it again")));
     world.end();
 }

@@ -292,7 +292,7 @@ fn n1_a_module_is_compiled_once_and_loads_in_a_cache_that_was_opened_anew() {
     let (folder, engine) = (Folder::new(), Engine::default());
     let prepared = prepared(AGENT).expect("prepared");
     let cache = ModuleCache::open(&folder.path).expect("a folder");
-    let missing = cache.load(&engine, &prepared.hash);
+    let missing = cache.load(&engine, &prepared.hash, None);
     assert!(matches!(missing, Err(CacheError::Missing { .. })));
     cache.load_or_compile(&engine, &prepared).expect("compiled");
     let written =
@@ -301,12 +301,12 @@ fn n1_a_module_is_compiled_once_and_loads_in_a_cache_that_was_opened_anew() {
     cache.load_or_compile(&engine, &prepared).expect("loaded");
     assert_eq!(written(), first);
     let again = ModuleCache::attach(&folder.path).expect("the same folder");
-    let module = again.load(&engine, &prepared.hash).expect("loaded");
+    let module = again.load(&engine, &prepared.hash, None).expect("loaded");
     assert!(module.get_export("heronry_message").is_some());
     let left: Vec<_> = std::fs::read_dir(&folder.path).expect("listed").collect();
     assert_eq!(left.len(), 3, "N3: key, module and signature, no remains");
     let other = Engine::new(wasmtime::Config::new().epoch_interruption(true)).expect("engine");
-    let missing = again.load(&other, &prepared.hash);
+    let missing = again.load(&other, &prepared.hash, None);
     assert!(matches!(missing, Err(CacheError::Missing { .. })), "N1: other settings");
 }
 
@@ -327,11 +327,46 @@ fn n1_tampered_and_cut_files_are_refused_by_load_and_compiled_anew() {
         let cut = whole[..whole.len() - 1].to_vec();
         for bytes in [flipped, last, longer, cut, Vec::new()] {
             std::fs::write(&path, bytes).expect("written");
-            let refused = cache.load(&engine, &prepared.hash);
+            let refused = cache.load(&engine, &prepared.hash, None);
             assert!(matches!(refused, Err(CacheError::Tampered { .. })), "{end}: {refused:?}");
             cache.load_or_compile(&engine, &prepared).expect("compiled anew");
-            cache.load(&engine, &prepared.hash).expect("loaded");
+            cache.load(&engine, &prepared.hash, None).expect("loaded");
         }
+    }
+}
+
+#[test]
+fn n1_a_file_that_was_touched_since_it_was_checked_is_looked_at_again() {
+    let (folder, engine) = (Folder::new(), Engine::default());
+    let prepared = prepared(AGENT).expect("prepared");
+    let cache = ModuleCache::open(&folder.path).expect("a folder");
+    cache.load_or_compile(&engine, &prepared).expect("compiled");
+    let checked = cache.check(&engine, &prepared.hash).expect("it is what was signed");
+    cache.load(&engine, &prepared.hash, Some(checked)).expect("loaded");
+    let path = folder.file("cwasm");
+    let whole = std::fs::read(&path).expect("read");
+    let modified = std::fs::metadata(&path).expect("there").modified().expect("a time");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    // In place, as long as before, and as old as before to all appearances; or another file.
+    let in_place = || {
+        std::fs::write(&path, &flipped).expect("written");
+        let file = std::fs::File::options().write(true).open(&path).expect("there");
+        file.set_modified(modified).expect("a time");
+    };
+    let another = || {
+        let beside = path.with_extension("other");
+        std::fs::write(&beside, &flipped).expect("written");
+        std::fs::rename(&beside, &path).expect("renamed");
+    };
+    for change in [&in_place as &dyn Fn(), &another] {
+        std::fs::write(&path, &whole).expect("written");
+        let checked = cache.check(&engine, &prepared.hash).expect("it is what was signed");
+        // The kernel's clock of files goes on in ticks.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        change();
+        let refused = cache.load(&engine, &prepared.hash, Some(checked));
+        assert!(matches!(refused, Err(CacheError::Tampered { .. })), "{refused:?}");
     }
 }
 
@@ -348,7 +383,7 @@ fn n1_the_signature_of_one_module_is_not_that_of_another() {
         let copy = path.to_str().expect("text").replace(&name(one.hash), &name(two.hash));
         std::fs::copy(&path, copy).expect("copied");
     }
-    let refused = cache.load(&engine, &two.hash);
+    let refused = cache.load(&engine, &two.hash, None);
     assert!(matches!(refused, Err(CacheError::Tampered { .. })));
 }
 
@@ -387,6 +422,6 @@ fn n4_another_key_signs_nothing_here() {
     cache.load_or_compile(&engine, &prepared).expect("compiled");
     std::fs::write(folder.path.join("key"), [7; 32]).expect("written");
     let other = ModuleCache::attach(&folder.path).expect("a key");
-    let refused = other.load(&engine, &prepared.hash);
+    let refused = other.load(&engine, &prepared.hash, None);
     assert!(matches!(refused, Err(CacheError::Tampered { .. })));
 }

@@ -414,6 +414,9 @@ fn a_restarted_node_knows_its_templates_and_refuses_what_was_tampered_with() {
     let node = start_at(folder.path());
     let mut client = node.client();
     assert_eq!([say(&mut client, "a/x", ""), say(&mut client, "b/x", "")], ["a1", "b1"]);
+    exec(&mut client, "a/kept", "kept = [str(n) for n in range(1000)]");
+    let built = folder.path().join("data/templates/a/1/template.heron");
+    let template = fs::read(&built).expect("a template");
     stop(node);
 
     damage(&folder.path().join("data/templates/b/1/template.heron"));
@@ -433,9 +436,9 @@ fn a_restarted_node_knows_its_templates_and_refuses_what_was_tampered_with() {
     }
     let mut node = start_at(folder.path());
     let said = node.await_log("is not what was signed for this module");
-    assert!(said.contains("\"a\"") && said.contains("is built again"), "{said}");
+    assert!(said.contains("\"a\"") && said.contains("is compiled again"), "{said}");
     let mut client = node.client();
-    // What was tampered with did not run; the template was built again from its source.
+    // What was tampered with did not run; the module was compiled again.
     assert_eq!(say(&mut client, "a/x", ""), "a1");
     stop(node);
 
@@ -444,6 +447,9 @@ fn a_restarted_node_knows_its_templates_and_refuses_what_was_tampered_with() {
     let node = start_at(folder.path());
     let mut client = node.client();
     assert_eq!(say(&mut client, "a/x", ""), "a1");
+    // What agents have on disk rests on the memory of their template: that is not built again.
+    assert!(fs::read(&built).expect("a template") == template);
+    assert_eq!(exec(&mut client, "a/kept", "len(kept), kept[-1]"), "(1000, '999')\n");
     // A module that is deployed again is compiled again, and signed.
     let source = "def on_message(ctx, message): return 'again'";
     deploy(&mut client, "again", Language::Python, source);

@@ -123,9 +123,9 @@ impl World {
             fd: base.fd().as_raw_fd(),
             len_bytes: base.len_bytes() as u64,
         };
-        let summary = file.header.summary.clone();
-        let (name, number) = (name.to_owned(), 1);
-        let template = TemplateRef { name, number, language, summary, file: out, base: base_ref };
+        let header = file.header.clone();
+        let template =
+            TemplateRef { name: name.to_owned(), number: 1, header, needs: None, base: base_ref };
         let behaviour = self.workshop.load(&template).map_err(anyhow::Error::msg)?;
         self.bases.push(base);
         self.partition.deploy(behaviour, true)?;

@@ -302,8 +302,8 @@ impl Link {
             name: template.name.clone(),
             number: template.number,
             active: false,
-            language: template.language.name(),
-            summary: template.summary.clone(),
+            language: template.header.language.name(),
+            summary: template.header.summary.clone(),
         };
         let key = (template.name.clone(), template.number);
         self.loaded.insert(key, Loaded { behaviour, row });

@@ -9,6 +9,7 @@ use crate::driver::{Done, Handle, Op};
 use crate::view::NodeFacts;
 use bytes::Bytes;
 use heronry_engine::behaviour::echo::Echo;
+use heronry_engine::verb::Language;
 use heronry_engine::{
     Ack, AgentKey, Fault, Origin, PageStore, Partition, PartitionConfig, ShardId, Turn, template,
 };
@@ -145,8 +146,17 @@ impl Workshop for Shop {
 
 fn template_ref(name: &str, number: u32) -> TemplateRef {
     let base = BaseRef { pid: 1, fd: 2, len_bytes: 3 };
-    let (summary, file) = ("for tests".into(), PathBuf::from("/t/template.heron"));
-    TemplateRef { name: name.into(), number, language: Language::Python, summary, file, base }
+    let header = TemplateHeader {
+        language: Language::Python,
+        module: [1; 32],
+        globals: Vec::new(),
+        tree: None,
+        args: Vec::new(),
+        env: Vec::new(),
+        state: Vec::new(),
+        summary: "for tests".into(),
+    };
+    TemplateRef { name: name.into(), number, header, needs: None, base }
 }
 
 /// A link, its partition, and what it sends.

@@ -7,7 +7,9 @@
 
 use super::{LogFile, LogFiles};
 use heronry_engine::log::LogKey;
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, fsync, open, seek};
+use rustix::fs::{
+    Advice, FallocateFlags, Mode, OFlags, SeekFrom, fadvise, fallocate, fsync, open, seek,
+};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -134,7 +136,10 @@ impl LogFiles for Folder {
 
     fn open(&mut self, number: u32) -> io::Result<LogFile> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(LogFile::Fd(open(self.segment(number), flags, Mode::empty())?))
+        let fd = open(self.segment(number), flags, Mode::empty())?;
+        // Reading ahead would bring in room that was never written, which then passes for data.
+        let _ = fadvise(&fd, 0, None, Advice::Random);
+        Ok(LogFile::Fd(fd))
     }
 
     fn set_first(&mut self, number: u32) -> io::Result<()> {

@@ -10,12 +10,14 @@ use super::cache::{CacheError, ModuleCache};
 use super::host::{self, Host, HostConfig, HostError, HostState, Left};
 use super::instance::{CompiledModule, Entry, GuestCall, Instance, InstanceError, Progress};
 use super::instance::{SandboxPlan, Sandboxes, engine_config};
+use super::mapped::FileState;
 use super::module::{ModuleError, Prepared, prepare};
 use super::slot::{BaseImage, Lengths, PAGE, SlotError};
 use super::template::{TemplateFile, TemplateFileError, TemplateHeader};
-use super::tree::{Tree, TreeError};
+use super::tree::{Tree, TreeError, TreeState};
 use bytes::Bytes;
 use heronry_engine::verb::Language;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -65,6 +67,12 @@ pub enum BuildError {
         /// Which.
         language: Language,
         /// Where it should be.
+        path: PathBuf,
+    },
+    /// It was built from a module that is not there any more.
+    #[error("{} is not the module that it was built from", path.display())]
+    OtherModule {
+        /// What is there.
         path: PathBuf,
     },
     /// A module in Wasm is its own source.
@@ -127,7 +135,7 @@ pub fn build(plan: &BuildPlan) -> Result<(), BuildError> {
     let names = prepared.globals.iter().map(|global| global.export_name.as_str());
     let module = Rc::new(CompiledModule::new(&sandboxes, &module, &linker, names)?);
     let tree = Arc::new(match &tree_path {
-        Some(path) => Tree::open(path)?,
+        Some(path) => Tree::open(path, None)?,
         None => Tree::empty(),
     });
     let interpreted = plan.language != Language::Wasm;
@@ -153,16 +161,39 @@ pub fn build(plan: &BuildPlan) -> Result<(), BuildError> {
     Ok(TemplateFile::write(&plan.out, &header, &memory)?)
 }
 
-/// Checks that what a built template needs beside its file is still there and loads: the compiled
-/// module and the file tree. Cost: one pass over the compiled module.
-pub fn check_needs(header: &TemplateHeader, cache_dir: &Path) -> Result<(), BuildError> {
-    if let Some(tree) = &header.tree {
-        let missing = |source| BuildError::Read { path: tree.clone(), source };
-        std::fs::metadata(tree).map_err(missing)?;
+/// Compiles again the module that a built template needs. The template itself stays as it is: what
+/// its agents have on disk rests on its memory, and another build of it may have another.
+/// Errors: the module of today is another. Uses threads: not for shards.
+pub fn compile_again(plan: &BuildPlan, module: &[u8; 32]) -> Result<(), BuildError> {
+    let (path, _) = module_of(plan)?;
+    let prepared = prepare(&read(&path)?)?;
+    if prepared.hash != *module {
+        return Err(BuildError::OtherModule { path });
     }
-    let engine = wasmtime::Engine::new(&engine_config()).map_err(InstanceError::Engine)?;
-    ModuleCache::attach(cache_dir)?.load(&engine, &header.module)?;
+    let sandboxes = Sandboxes::new(SandboxPlan { compiles: true, ..SandboxPlan::default() })?;
+    let cache = ModuleCache::open(&plan.cache_dir)?;
+    cache.load_or_compile(sandboxes.engine(), &prepared)?;
     Ok(())
+}
+
+/// What a built template needs beside its file, as it was when it was looked at: shards that load
+/// the template need not look at it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Needs {
+    pub(super) module: FileState,
+    pub(super) tree: Option<TreeState>,
+}
+
+/// Checks that what a built template needs beside its file is there and whole: the compiled module
+/// and the file tree. Cost: one pass over both, on two threads: not for shards.
+pub fn check_needs(header: &TemplateHeader, cache_dir: &Path) -> Result<Needs, BuildError> {
+    std::thread::scope(|scope| {
+        let tree = scope.spawn(|| header.tree.as_deref().map(Tree::check).transpose());
+        let engine = wasmtime::Engine::new(&engine_config()).map_err(InstanceError::Engine)?;
+        let module = ModuleCache::attach(cache_dir)?.check(&engine, &header.module)?;
+        let tree = tree.join().expect("U3: reading a file does not panic")?;
+        Ok(Needs { module, tree })
+    })
 }
 
 /// The module's file, and its file tree's.

@@ -3,7 +3,8 @@
 //! Owns: the folder's files, their names, key and signatures.  Not: what is compiled (`module.rs`),
 //! the settings it is compiled with.
 //! N1  code is loaded only if this folder's key signed those very bytes for this module and these
-//!     engine settings; the check is of the open file that is then mapped, not of its path.
+//!     engine settings; the check is of the open file that is then mapped, not of its path. A
+//!     shard takes the supervisor's word for a file that nobody has touched since it looked.
 //! N2  [`ModuleCache::load`] never compiles and starts no thread, so that shards can call it.
 //! N3  a file is whole or absent: it is written beside its place, synced, and renamed.
 //! N4  the folder, the key and the files belong to this user, and nobody else may write them, or
@@ -24,7 +25,7 @@
 
 #![allow(unsafe_code)]
 
-use super::mapped::{Mapped, Owner, OwnerError, check_folder, open_owned};
+use super::mapped::{FileState, Mapped, Owner, OwnerError, check_folder, open_owned};
 use super::module::Prepared;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::{Hash, Hasher};
@@ -126,24 +127,48 @@ impl ModuleCache {
         Ok(ModuleCache { folder: folder.to_owned(), key })
     }
 
-    /// Maps the compiled form of the module with this hash (N1, N2).
-    /// Cost: one pass of BLAKE3 over it; its pages are shared with every process that maps it.
-    pub fn load(&self, engine: &Engine, hash: &[u8; 32]) -> Result<Module, CacheError> {
+    /// Checks the compiled form of the module with this hash (N1): what [`ModuleCache::load`] takes
+    /// for checked. Cost: one pass of BLAKE3 over it.
+    pub fn check(&self, engine: &Engine, hash: &[u8; 32]) -> Result<FileState, CacheError> {
         let names = Names::of(engine, hash);
         let path = self.folder.join(names.compiled());
-        let sidecar = read_sidecar(&self.folder.join(names.sidecar()))?;
         let file = open_existing(&path)?;
-        let io = |source| CacheError::Io { path: path.clone(), source };
+        self.check_file(&names, &path, &file)
+    }
+
+    fn check_file(&self, names: &Names, path: &Path, file: &File) -> Result<FileState, CacheError> {
+        let sidecar = read_sidecar(&self.folder.join(names.sidecar()))?;
+        let io = |source| CacheError::Io { path: path.to_owned(), source };
+        let tampered = |what| Err(CacheError::Tampered { path: path.to_owned(), what });
+        let state = FileState::of(file).map_err(io)?;
         if file.metadata().map_err(io)?.len() == 0 {
-            return Err(CacheError::Tampered { path, what: "is empty" });
+            return tampered("is empty");
         }
-        let map = Mapped::new(&file).map_err(io)?;
-        let found = self.sidecar(&names, map.bytes());
+        let map = Mapped::new(file).map_err(io)?;
+        let found = self.sidecar(names, map.bytes());
         let ((signed, signed_mac), (head, mac)) = (halves(&sidecar), halves(&found));
         // The comparison of two `blake3::Hash` takes the same time wherever they differ.
         if head != signed || mac != signed_mac {
-            let what = "is not what was signed for this module";
-            return Err(CacheError::Tampered { path, what });
+            return tampered("is not what was signed for this module");
+        }
+        Ok(state)
+    }
+
+    /// Maps the compiled form of the module with this hash (N1, N2), which is looked at first unless
+    /// it is still as it was when the supervisor `checked` it. Its pages are shared with every
+    /// process that maps it.
+    pub fn load(
+        &self,
+        engine: &Engine,
+        hash: &[u8; 32],
+        checked: Option<FileState>,
+    ) -> Result<Module, CacheError> {
+        let names = Names::of(engine, hash);
+        let path = self.folder.join(names.compiled());
+        let file = open_existing(&path)?;
+        let io = |source| CacheError::Io { path: path.clone(), source };
+        if checked != Some(FileState::of(&file).map_err(io)?) {
+            self.check_file(&names, &path, &file)?;
         }
         // SAFETY: the bytes must be what wasmtime serialized, and stay so. Their MAC says that this
         // node's key signed them (N1), which is done for nothing else; the mapping that follows is
@@ -159,7 +184,7 @@ impl ModuleCache {
         engine: &Engine,
         prepared: &Prepared,
     ) -> Result<Module, CacheError> {
-        match self.load(engine, &prepared.hash) {
+        match self.load(engine, &prepared.hash, None) {
             Err(CacheError::Missing { .. } | CacheError::Tampered { .. }) => {}
             loaded => return loaded,
         }
@@ -169,7 +194,7 @@ impl ModuleCache {
         let names = Names::of(engine, &prepared.hash);
         self.write(&names.compiled(), &compiled)?;
         self.write(&names.sidecar(), &self.sidecar(&names, &compiled))?;
-        self.load(engine, &prepared.hash)
+        self.load(engine, &prepared.hash, None)
     }
 }
 

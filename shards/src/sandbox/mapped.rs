@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -64,6 +65,31 @@ pub(crate) enum Owner {
     User,
     /// The same or root, for what a package has installed.
     UserOrRoot,
+}
+
+/// The state of a file that was looked at: whoever changes the file, or puts another in its place,
+/// changes this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileState {
+    device: u64,
+    inode: u64,
+    len_bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileState {
+    /// The state of an open file.
+    pub(crate) fn of(file: &File) -> io::Result<FileState> {
+        let found = file.metadata()?;
+        Ok(FileState {
+            device: found.dev(),
+            inode: found.ino(),
+            len_bytes: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
 }
 
 /// A whole file, mapped.

@@ -1,4 +1,4 @@
-//! The workshop of a shard: template files become behaviours.
+//! The workshop of a shard: templates become behaviours.
 //!
 //! Owns: what templates of a shard share: live agents, bound modules, file trees.  Not: compiling
 //! (the build does it), deciding when.
@@ -11,7 +11,6 @@ use super::host::{self, Host, HostConfig, HostState};
 use super::instance::{CompiledModule, InstanceError};
 use super::live::{Live, LiveLimits, World};
 use super::slot::BaseImage;
-use super::template::{TemplateFile, TemplateHeader};
 use super::tree::Tree;
 use crate::errand::{TemplateRef, Workshop};
 use heronry_engine::Behaviour;
@@ -78,13 +77,16 @@ impl SandboxWorkshop {
     }
 
     /// The module, bound once for all templates that it is the module of.
-    fn module(&mut self, header: &TemplateHeader) -> Result<Rc<CompiledModule<Host>>, String> {
+    fn module(&mut self, template: &TemplateRef) -> Result<Rc<CompiledModule<Host>>, String> {
+        let TemplateRef { header, needs, .. } = template;
         if let Some(module) = self.modules.get(&header.module) {
             return Ok(Rc::clone(module));
         }
         let Shop { live, linker, cache } = self.shop()?;
         let sandboxes = live.sandboxes();
-        let loaded = cache.load(sandboxes.engine(), &header.module).map_err(|e| e.to_string())?;
+        let loaded =
+            cache.load(sandboxes.engine(), &header.module, needs.map(|needs| needs.module));
+        let loaded = loaded.map_err(|e| e.to_string())?;
         let globals = header.globals.iter().map(String::as_str);
         let bound = CompiledModule::new(sandboxes, &loaded, linker, globals);
         let module = Rc::new(bound.map_err(|e| e.to_string())?);
@@ -92,12 +94,15 @@ impl SandboxWorkshop {
         Ok(module)
     }
 
-    fn tree(&mut self, header: &TemplateHeader) -> Result<Arc<Tree>, String> {
+    fn tree(&mut self, template: &TemplateRef) -> Result<Arc<Tree>, String> {
+        let TemplateRef { header, needs, .. } = template;
         let Some(path) = &header.tree else { return Ok(Arc::new(Tree::empty())) };
         if let Some(tree) = self.trees.get(path) {
             return Ok(Arc::clone(tree));
         }
-        let tree = Arc::new(Tree::open(path).map_err(|e| e.to_string())?);
+        let tree = Arc::new(
+            Tree::open(path, needs.and_then(|needs| needs.tree)).map_err(|e| e.to_string())?,
+        );
         self.trees.insert(path.clone(), Arc::clone(&tree));
         Ok(tree)
     }
@@ -105,26 +110,26 @@ impl SandboxWorkshop {
 
 impl Workshop for SandboxWorkshop {
     fn load(&mut self, template: &TemplateRef) -> Result<Rc<dyn Behaviour>, String> {
-        let file = TemplateFile::open(&template.file).map_err(|e| e.to_string())?;
-        let state = HostState::decode(&file.header.state).map_err(|e| e.to_string())?;
+        let header = &template.header;
+        let state = HostState::decode(&header.state).map_err(|e| e.to_string())?;
         let base = template.base.open().map_err(|e| format!("the template's base: {e}"))?;
         let base = BaseImage::open(base).map_err(|e| e.to_string())?;
-        let module = self.module(&file.header)?;
-        if state.module != file.header.module || state.globals.len() != module.global_words() {
+        let module = self.module(template)?;
+        if state.module != header.module || state.globals.len() != module.global_words() {
             return Err("the template is of another build of its module; deploy it again".into());
         }
-        let tree = self.tree(&file.header)?;
+        let tree = self.tree(template)?;
         let parts = TemplateParts {
             name: template.name.clone(),
             number: template.number,
-            summary: template.summary.clone(),
+            summary: header.summary.clone(),
             module,
             base: Arc::new(base),
             state,
             tree,
             config: Arc::new(HostConfig {
-                args: file.header.args.clone(),
-                env: file.header.env.clone(),
+                args: header.args.clone(),
+                env: header.env.clone(),
                 payload_bytes_max: self.plan.payload_bytes_max,
             }),
         };

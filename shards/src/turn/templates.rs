@@ -11,7 +11,7 @@ use crate::gateway::Gateway;
 use heronry_engine::Nanos;
 
 /// How long a starting shard waits for the node's templates before it serves without them.
-const TEMPLATES_WAIT_MAX: Nanos = Nanos::from_ms(5_000);
+const TEMPLATES_WAIT_MAX: Nanos = Nanos::from_ms(60_000);
 
 impl<D: Driver, G: Gateway> Shard<D, G> {
     /// Loads the templates that the node has, so that the first client finds them.

@@ -166,7 +166,7 @@ impl World {
         warm: Option<&str>,
     ) -> Result<(), String> {
         let file = self.build(name, number, language, source, warm)?;
-        let behaviour = self.load(name, number, language, &file)?;
+        let behaviour = self.load(name, number, &file)?;
         self.partition.deploy(behaviour, true).map_err(|e| e.to_string())
     }
 
@@ -206,7 +206,6 @@ impl World {
         &mut self,
         name: &str,
         number: u32,
-        language: Language,
         file: &Path,
     ) -> Result<Rc<dyn Behaviour>, String> {
         let template = TemplateFile::open(file).map_err(|e| e.to_string())?;
@@ -219,9 +218,8 @@ impl World {
         let template = TemplateRef {
             name: name.to_owned(),
             number,
-            language,
-            summary: template.header.summary.clone(),
-            file: file.to_owned(),
+            header: template.header.clone(),
+            needs: None,
             base: reference,
         };
         let behaviour = self.workshop.load(&template)?;

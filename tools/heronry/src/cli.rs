@@ -374,6 +374,13 @@ pub struct BuildOptions {
     /// File to make
     #[arg(long)]
     pub out: PathBuf,
+    /// Only compile the module, which must have this hash
+    #[arg(long, value_parser = module_hash)]
+    pub only_module: Option<blake3::Hash>,
+}
+
+fn module_hash(text: &str) -> Result<blake3::Hash, blake3::HexError> {
+    blake3::Hash::from_hex(text)
 }
 
 fn language(text: &str) -> Result<Language, String> {

@@ -21,6 +21,7 @@ use heronry_engine::Native;
 use heronry_engine::config::{Config, Isolation};
 use heronry_engine::{ShardId, template};
 use heronry_net::listen::{self, ListenError};
+use heronry_numa::clock::Watch;
 use heronry_numa::{Calibration, Host};
 use heronry_shards::seat::{Seat, SeatPlan};
 use heronry_shards::supervisor::{self, NodePlan, Notice};
@@ -64,10 +65,13 @@ fn templates() -> Vec<Native> {
 pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
     let config = config::of_node(&options)?;
     let ground = Ground::take(&config)?;
-    let (mut plan, tcp, _socket) = plan(&config, &ground)?;
-    let shard_count = plan.seats.len();
-    let data_dir = config::data_dir(&config);
-    let control = Control::start(&config, &data_dir, u16::try_from(shard_count)?)?;
+    // What takes its time goes on side by side: the clocks are watched, templates are read.
+    let watch = Calibration::begin();
+    let site = Site::take(&config, &ground)?;
+    let (tcp, shard_count) = (site.tcp, site.shard_count);
+    let control = Control::start(&config, &config::data_dir(&config), shard_count)?;
+    let mut plan = plan(&config, &site, watch)?;
+    control.await_templates()?;
     plan.links = Some(control.links());
     let (stop, stopped) = bounded(1);
     let ready =
@@ -203,21 +207,38 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The plan of the node, its TCP address, and the file of its Unix socket.
-fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, SocketFile)> {
-    let host = Host::discover().context("cannot read the host's topology")?;
-    let shard_count = match config.shards.count {
-        0 => host.shard_count_default(),
-        count => count,
-    };
-    take_agents_in(&config::data_dir(config), config, shard_count)?;
-    raise_open_files();
-    let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
-    let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
-    let unix_listener = listen_unix(&ground.unix_socket)?;
-    let socket = SocketFile(ground.unix_socket.clone());
+/// What a node has on its host once nothing stands in its way (O1).
+struct Site {
+    host: Host,
+    shard_count: u16,
+    tcp: SocketAddr,
+    unix_listener: OwnedFd,
+    _socket: SocketFile,
+}
+
+impl Site {
+    fn take(config: &Config, ground: &Ground) -> Result<Site> {
+        let host = Host::discover().context("cannot read the host's topology")?;
+        let shard_count = match config.shards.count {
+            0 => host.shard_count_default(),
+            count => count,
+        };
+        take_agents_in(&config::data_dir(config), config, shard_count)?;
+        raise_open_files();
+        let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
+        let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
+        let unix_listener = listen_unix(&ground.unix_socket)?;
+        let _socket = SocketFile(ground.unix_socket.clone());
+        Ok(Site { host, shard_count, tcp, unix_listener, _socket })
+    }
+}
+
+/// The plan of the node.
+fn plan(config: &Config, site: &Site, watch: Watch) -> Result<NodePlan> {
+    let Site { host, shard_count, tcp, unix_listener, .. } = site;
+    let (shard_count, tcp) = (*shard_count, *tcp);
     // What the log says of times is to hold after the machine was started again.
-    let calibration = Calibration::measure().since_1970();
+    let calibration = watch.end().since_1970();
     let places = host.plan_shards(shard_count, config.shards.pin);
     let arena_bytes = match config.shards.arena_bytes {
         0 => host.memory_bytes() / 100 * ARENAS_PERCENT / u64::from(shard_count),
@@ -237,21 +258,20 @@ fn plan(config: &Config, ground: &Ground) -> Result<(NodePlan, SocketAddr, Socke
         calibration,
         config: compiled.clone(),
     });
-    let plan = NodePlan {
+    Ok(NodePlan {
         seats: seats.collect(),
         isolation: match config.shards.isolation {
             Isolation::Process => supervisor::Isolation::Process,
             Isolation::Thread => supervisor::Isolation::Thread,
         },
         ring_bytes: usize::try_from(config.shards.ring_bytes)?,
-        unix_listener: Some(unix_listener),
+        unix_listener: Some(unix_listener.try_clone()?),
         stall: Duration::from_millis(u64::from(config.shards.stall_ms)),
         restart_max: config.shards.restart_max,
         restart_window: Duration::from_millis(u64::from(config.shards.restart_window_ms)),
         hang: HANG,
         links: None,
-    };
-    Ok((plan, tcp, socket))
+    })
 }
 
 /// Listens on the Unix socket. The kernel may close the listener of a killed node a moment after

@@ -1,4 +1,4 @@
-//! The role of a build's process: makes one template file and ends.
+//! The role of a build's process: makes one template file, or compiles its module, and ends.
 //!
 //! Owns: how the process is tied to the node that asked, and its words when it fails.
 //! Not: what a build does (`shards`' sandboxes), when one is wanted (the control thread).
@@ -7,7 +7,7 @@
 use crate::cli::BuildOptions;
 use crate::dispatch::AnswerIsNo;
 use anyhow::{Result, bail};
-use heronry_shards::sandbox::build::{BuildPlan, build};
+use heronry_shards::sandbox::build::{BuildPlan, build, compile_again};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 /// The hidden command of a build.
@@ -27,7 +27,11 @@ pub fn run(options: BuildOptions) -> Result<()> {
         memory_bytes_max: options.memory_bytes_max,
         out: options.out,
     };
-    build(&plan).map_err(|error| {
+    let done = match &options.only_module {
+        Some(hash) => compile_again(&plan, hash.as_bytes()),
+        None => build(&plan),
+    };
+    done.map_err(|error| {
         // B1: the client that deploys sees it as it is.
         eprintln!("{error}");
         AnswerIsNo.into()

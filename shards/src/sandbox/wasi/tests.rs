@@ -31,7 +31,7 @@ fn tree() -> Tree {
         builder.append_data(&mut header, name, bytes).expect("appended");
     }
     std::fs::write(&path, builder.into_inner().expect("ended")).expect("written");
-    Tree::open(&path).expect("a tree")
+    Tree::open(&path, None).expect("a tree")
 }
 
 impl World {

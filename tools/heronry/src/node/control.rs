@@ -18,6 +18,7 @@ use super::templates;
 use crate::config;
 use anyhow::{Context, Result};
 use build::Builder;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use deploy::Templates;
 use heronry_engine::config::Config;
 use heronry_engine::verb::Errand;
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
 /// The folder of the templates in the data folder.
@@ -44,7 +45,8 @@ const TEMPLATES: &str = "templates";
 /// link can be made any more.
 pub(super) struct Control {
     joins: mpsc::UnboundedSender<Joining>,
-    thread: Option<JoinHandle<()>>,
+    told: Receiver<Result<()>>,
+    thread: JoinHandle<()>,
 }
 
 /// A shard that is about to start, and our end of its link.
@@ -54,8 +56,7 @@ struct Joining {
 }
 
 impl Control {
-    /// Starts the thread and waits until the templates of the data folder are known, and those that
-    /// every node has are built; the first time that takes seconds, and is said.
+    /// Starts the thread, which finds out about the templates of the data folder.
     pub(super) fn start(config: &Config, data_dir: &Path, shard_count: u16) -> Result<Control> {
         let natives = templates().iter().map(|native| native.name().to_owned()).collect();
         let builder = Builder::new(config);
@@ -64,7 +65,7 @@ impl Control {
         let limits = http::Limits::of(config);
         let (allow, secrets) = (config.http.allow.clone(), config::secrets_file(config));
         let (joins, joined) = mpsc::unbounded_channel();
-        let (ready, told) = oneshot::channel();
+        let (ready, told) = bounded(1);
         let work = move || {
             let core = Core {
                 templates: Templates::new(natives, folder, builder),
@@ -75,9 +76,13 @@ impl Control {
             run(Rc::new(core), joined, ready)
         };
         let thread = std::thread::Builder::new().name("control".into()).spawn(work)?;
-        let control = Control { joins, thread: Some(thread) };
-        told.blocking_recv().context("the control thread ended at its start")??;
-        Ok(control)
+        Ok(Control { joins, told, thread })
+    }
+
+    /// Waits until the templates are known, and those that every node has are built; the first time
+    /// that takes seconds, and is said.
+    pub(super) fn await_templates(&self) -> Result<()> {
+        self.told.recv().context("the control thread ended at its start")?
     }
 
     /// Makes links for shards that start; for the supervisor.
@@ -96,11 +101,9 @@ impl Control {
 
     /// Ends the thread and what it was doing. The links must be gone: they keep it alive.
     pub(super) fn end(self) {
-        let Control { joins, mut thread } = self;
+        let Control { joins, thread, .. } = self;
         drop(joins);
-        if let Some(thread) = thread.take()
-            && thread.join().is_err()
-        {
+        if thread.join().is_err() {
             report(format_args!("the control thread panicked"));
         }
     }
@@ -115,11 +118,7 @@ struct Core {
     shard_count: u16,
 }
 
-fn run(
-    core: Rc<Core>,
-    mut joined: mpsc::UnboundedReceiver<Joining>,
-    ready: oneshot::Sender<Result<()>>,
-) {
+fn run(core: Rc<Core>, mut joined: mpsc::UnboundedReceiver<Joining>, ready: Sender<Result<()>>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -130,9 +129,19 @@ fn run(
     };
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
+        // Where nothing has to be built, shards start meanwhile and wait for what they need.
+        let early = matches!(core.templates.is_complete(), Ok(true));
+        // Nobody waits any more only when the node is ending anyway.
+        if early {
+            let _ = ready.send(Ok(()));
+        }
         let begun = core.templates.begin().await;
         let failed = begun.is_err();
-        let _ = ready.send(begun);
+        match begun {
+            Err(error) if early => report(format_args!("no templates: {error:#}")),
+            begun if !early => _ = ready.send(begun),
+            _ => {}
+        }
         while let Some(joining) = joined.recv().await
             && !failed
         {

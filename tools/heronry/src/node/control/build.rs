@@ -9,7 +9,7 @@ use crate::config;
 use crate::template_build::{BUILD_VARIABLE, COMMAND};
 use heronry_engine::config::Config;
 use heronry_engine::verb::Language;
-use heronry_shards::sandbox::build::check_needs;
+use heronry_shards::sandbox::build::{Needs, check_needs};
 use heronry_shards::sandbox::template::TemplateHeader;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
@@ -58,8 +58,9 @@ impl Builder {
         }
     }
 
-    /// Why a stored template cannot run here any more, though its file is whole.
-    pub(super) fn check(&self, template: &TemplateHeader) -> Result<(), String> {
+    /// What a built template needs beside its file. Error: why it cannot run here any more, though
+    /// its file is whole.
+    pub(super) fn check(&self, template: &TemplateHeader) -> Result<Needs, String> {
         check_needs(template, &self.cache_dir).map_err(|error| error.to_string())
     }
 
@@ -69,9 +70,21 @@ impl Builder {
     }
 
     /// Builds one template. Error: the build's own words, or why there was none.
-    pub(super) async fn build(&self, site: Site<'_>) -> Result<(), String> {
+    pub(super) async fn build(&self, site: &Site<'_>) -> Result<(), String> {
+        self.run(self.arguments(site)).await
+    }
+
+    /// Compiles the module of a stored template again, if it is the same as then.
+    pub(super) async fn compile(&self, site: &Site<'_>, module: [u8; 32]) -> Result<(), String> {
+        let mut arguments = self.arguments(site);
+        let module = blake3::Hash::from_bytes(module).to_hex();
+        arguments.extend(["--only-module".into(), module.as_str().into()]);
+        self.run(arguments).await
+    }
+
+    async fn run(&self, arguments: Vec<OsString>) -> Result<(), String> {
         let mut command = Command::new(&self.program);
-        command.arg0("heronry-build").args(self.arguments(&site));
+        command.arg0("heronry-build").args(arguments);
         command.env(BUILD_VARIABLE, std::process::id().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
@@ -171,7 +184,7 @@ pub(super) mod tests {
     fn outcome(builder: &Builder, out: &Path) -> Result<(), String> {
         let site = Site { language: Language::Python, source: None, warm: None, out };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(builder.build(site))
+        runtime.block_on(builder.build(&site))
     }
 
     #[test]

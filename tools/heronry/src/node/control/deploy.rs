@@ -18,11 +18,12 @@ use heronry_engine::Refusal;
 use heronry_engine::limits::TEMPLATE_BYTES_MAX;
 use heronry_engine::verb::Language;
 use heronry_shards::errand::{BaseRef, Step, TemplateRef};
+use heronry_shards::sandbox::build::Needs;
 use heronry_shards::sandbox::slot::BaseImage;
 use heronry_shards::sandbox::template::TemplateFile;
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::sync::{Mutex, Semaphore};
@@ -103,19 +104,59 @@ impl Templates {
         Ok(())
     }
 
-    /// Opens a stored template (D3). One whose compiled module or file tree is gone, as after an
-    /// upgrade or with an emptied cache, is built again first.
+    /// Whether every template that a node has is stored, or cannot be made here.
+    pub(super) fn is_complete(&self) -> Result<bool> {
+        let stored = self.shelf.stored().context("the templates")?;
+        let has = |name: &str| stored.iter().any(|stored| stored.name == name);
+        Ok(DEFAULTS.iter().all(|(name, _)| has(name) || !self.has_guest(name)))
+    }
+
+    fn has_guest(&self, name: &str) -> bool {
+        self.builder.guests_dir().join(format!("{name}.wasm")).is_file()
+    }
+
+    /// Opens a stored template (D3). With an emptied cache its module is compiled again; one whose
+    /// interpreter or file tree is gone, as after an upgrade, is built again.
     async fn open_stored(&self, stored: &Stored) -> Result<(TemplateRef, BaseImage), String> {
-        let Stored { name, number, file, source, warm } = stored;
+        let Stored { name, number, file, .. } = stored;
         self.check_name(name).map_err(|refusal| refusal.to_string())?;
-        let header = TemplateFile::open(file).map_err(|error| error.to_string())?.header;
-        if let Err(why) = self.builder.check(&header) {
-            report(format_args!("template {name:?}, number {number}, is built again: {why}"));
-            let (source, warm) = (source.as_deref(), warm.as_deref());
-            let site = Site { language: header.language, source, warm, out: file };
-            self.builder.build(site).await?;
+        let mut opened = TemplateFile::open(file).map_err(|error| error.to_string())?;
+        let needs = match self.builder.check(&opened.header) {
+            Ok(needs) => Some(needs),
+            Err(why) => {
+                report(format_args!(
+                    "the module of template {name:?}, number {number}, is compiled again: {why}"
+                ));
+                self.mend(stored, &mut opened).await?
+            }
+        };
+        offer(name, *number, opened, needs)
+    }
+
+    /// Has the module of a stored template compiled again, or, where it is another today, the
+    /// template built again.
+    async fn mend(
+        &self,
+        stored: &Stored,
+        opened: &mut TemplateFile,
+    ) -> Result<Option<Needs>, String> {
+        let Stored { name, number, file, source, warm } = stored;
+        let site = Site {
+            language: opened.header.language,
+            source: source.as_deref(),
+            warm: warm.as_deref(),
+            out: file,
+        };
+        let compiled = self.builder.compile(&site, opened.header.module).await;
+        match compiled.and_then(|()| self.builder.check(&opened.header)) {
+            Ok(needs) => Ok(Some(needs)),
+            Err(why) => {
+                report(format_args!("template {name:?}, number {number}, is built again: {why}"));
+                self.builder.build(&site).await?;
+                *opened = TemplateFile::open(file).map_err(|error| error.to_string())?;
+                Ok(None)
+            }
         }
-        open(name, *number, file)
     }
 
     /// Gives every name an active number: the newest where none is chosen, or the chosen is broken.
@@ -134,9 +175,8 @@ impl Templates {
             .into_iter()
             .filter(|(name, _)| self.known.borrow().iter().all(|k| k.template.name != *name))
             .collect();
-        let guest = |name: &str| self.builder.guests_dir().join(format!("{name}.wasm")).is_file();
         let (ready, absent): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|(name, _)| guest(name));
+            missing.into_iter().partition(|(name, _)| self.has_guest(name));
         if !absent.is_empty() {
             let names: Vec<&str> = absent.iter().map(|(name, _)| *name).collect();
             report(format_args!(
@@ -202,7 +242,7 @@ impl Templates {
         let _turn = self.builds.acquire().await.expect("D1: the semaphore is never closed");
         let (source, warm) = (staged.source.as_deref(), staged.warm.as_deref());
         let site = Site { language: order.language, source, warm, out: &staged.out };
-        let built = self.builder.build(site).await;
+        let built = self.builder.build(&site).await;
         built.map_err(|reason| Refusal::BadTemplate { name: order.name.clone(), reason })
     }
 
@@ -211,7 +251,8 @@ impl Templates {
         let (name, number) = (&order.name, staged.number);
         let unstored = |error| format!("it cannot be stored: {error}");
         let file = self.shelf.keep(staged).map_err(unstored)?;
-        let (template, base) = open(name, number, &file)?;
+        let opened = TemplateFile::open(&file).map_err(|error| error.to_string())?;
+        let (template, base) = offer(name, number, opened, None)?;
         let _telling = self.telling.lock().await;
         let load = Step::Load(template.clone());
         if let Err(error) = self.tell_all(&load).await {
@@ -354,21 +395,18 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Reads a template's file and puts its memory where all shards can map it.
-fn open(name: &str, number: u32, file: &Path) -> Result<(TemplateRef, BaseImage), String> {
-    let opened = TemplateFile::open(file).map_err(|error| error.to_string())?;
-    let base = BaseImage::from_bytes(opened.memory()).map_err(|error| error.to_string())?;
-    let file = file.canonicalize().map_err(|error| error.to_string())?;
+/// A template as shards are told of it, and its base in sealed memory.
+fn offer(
+    name: &str,
+    number: u32,
+    file: TemplateFile,
+    needs: Option<Needs>,
+) -> Result<(TemplateRef, BaseImage), String> {
+    let base = BaseImage::from_bytes(file.memory()).map_err(|error| error.to_string())?;
     let (pid, fd) = (std::process::id(), base.fd().as_raw_fd());
-    let template = TemplateRef {
-        name: name.to_owned(),
-        number,
-        language: opened.header.language,
-        summary: opened.header.summary.clone(),
-        file,
-        base: BaseRef { pid, fd, len_bytes: base.len_bytes() as u64 },
-    };
-    Ok((template, base))
+    let place = BaseRef { pid, fd, len_bytes: base.len_bytes() as u64 };
+    let (name, header) = (name.to_owned(), file.header);
+    Ok((TemplateRef { name, number, header, needs, base: place }, base))
 }
 
 #[cfg(test)]
