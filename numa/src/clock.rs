@@ -83,8 +83,8 @@ impl Calibration {
 pub struct Watch(Option<(Instant, (u64, u64))>);
 
 impl Watch {
-    /// Waits for what is left of the 20 ms. [`Calibration::KERNEL`] at once where the counter's rate
-    /// may vary or the kernel has found it unstable.
+    /// Waits for what is left of the 20 ms. [`Calibration::KERNEL`] at once where the counter's
+    /// rate may vary or the kernel has found it unstable.
     pub fn end(self) -> Calibration {
         let Some((begun, first)) = self.0 else { return Calibration::KERNEL };
         std::thread::sleep(CALIBRATION_WATCH.saturating_sub(begun.elapsed()));

@@ -82,7 +82,7 @@ pub enum ControlToShard {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Step {
     /// Make it ready, and do not use it yet.
-    Load(TemplateRef),
+    Load(Box<TemplateRef>),
     /// Use what was loaded.
     Deploy {
         /// The template's name.

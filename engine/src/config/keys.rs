@@ -395,7 +395,7 @@ pub static KEYS: &[Key] = &[
         path("`heronry/modules` in the user's cache folder"),
         text(""),
         "Folder of compiled modules, by content. May be emptied while no node runs: the next start \
-         builds stored templates again."
+         compiles what stored templates need."
     ),
     row!(
         sandbox.live_max,

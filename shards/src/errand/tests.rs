@@ -144,7 +144,7 @@ impl Workshop for Shop {
     }
 }
 
-fn template_ref(name: &str, number: u32) -> TemplateRef {
+fn template_ref(name: &str, number: u32) -> Box<TemplateRef> {
     let base = BaseRef { pid: 1, fd: 2, len_bytes: 3 };
     let header = TemplateHeader {
         language: Language::Python,
@@ -156,7 +156,7 @@ fn template_ref(name: &str, number: u32) -> TemplateRef {
         state: Vec::new(),
         summary: "for tests".into(),
     };
-    TemplateRef { name: name.into(), number, header, needs: None, base }
+    Box::new(TemplateRef { name: name.into(), number, header, needs: None, base })
 }
 
 /// A link, its partition, and what it sends.

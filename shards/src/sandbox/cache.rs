@@ -1,7 +1,6 @@
 //! Compiled modules on disk, signed by the node's own key.
 //!
-//! Owns: the folder's files, their names, key and signatures.  Not: what is compiled (`module.rs`),
-//! the settings it is compiled with.
+//! Owns: the folder's files, their names, key and signatures.  Not: what is compiled, how.
 //! N1  code is loaded only if this folder's key signed those very bytes for this module and these
 //!     engine settings; the check is of the open file that is then mapped, not of its path. A
 //!     shard takes the supervisor's word for a file that nobody has touched since it looked.
@@ -154,9 +153,9 @@ impl ModuleCache {
         Ok(state)
     }
 
-    /// Maps the compiled form of the module with this hash (N1, N2), which is looked at first unless
-    /// it is still as it was when the supervisor `checked` it. Its pages are shared with every
-    /// process that maps it.
+    /// Maps the compiled form of the module with this hash (N1, N2), which is looked at first
+    /// unless it is still as it was when the supervisor `checked` it. Its pages are shared with
+    /// every process that maps it.
     pub fn load(
         &self,
         engine: &Engine,

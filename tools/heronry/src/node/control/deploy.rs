@@ -254,7 +254,7 @@ impl Templates {
         let opened = TemplateFile::open(&file).map_err(|error| error.to_string())?;
         let (template, base) = offer(name, number, opened, None)?;
         let _telling = self.telling.lock().await;
-        let load = Step::Load(template.clone());
+        let load = Step::Load(Box::new(template.clone()));
         if let Err(error) = self.tell_all(&load).await {
             let withdraw = Step::Withdraw { name: name.clone(), number };
             // A shard that cannot forget it has none to forget.
@@ -293,7 +293,7 @@ impl Templates {
             let _telling = self.telling.lock().await;
             for Known { template, active, .. } in self.known.borrow().iter() {
                 let (name, number) = (template.name.clone(), template.number);
-                let load = peer.step(Step::Load(template.clone()));
+                let load = peer.step(Step::Load(Box::new(template.clone())));
                 let deploy = Step::Deploy { name: name.clone(), number, activate: *active };
                 pending.push((name, number, load, peer.step(deploy)));
             }

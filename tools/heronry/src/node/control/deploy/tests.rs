@@ -73,7 +73,7 @@ fn shard(mut socket: UnixStream, weak: bool) -> Receiver<String> {
                 let (text, heavy) = match step {
                     Step::Load(template) => {
                         assert!(template.base.open().is_ok(), "the base can be had");
-                        let TemplateRef { name, number, .. } = template;
+                        let TemplateRef { name, number, .. } = *template;
                         (format!("load {name} {number}"), name == "heavy")
                     }
                     Step::Deploy { name, number, activate } => {
