@@ -118,6 +118,19 @@ impl Mailbox {
         self.count == 0
     }
 
+    /// Whether a request waits, and not only results. Cost: a walk over the results before it.
+    pub(crate) fn has_request(&self, mail: &Mail) -> bool {
+        let mut node = self.first;
+        while node != NIL {
+            let Node { item, next } = &mail.nodes[node];
+            if matches!(item, Item::Request(_)) {
+                return true;
+            }
+            node = *next;
+        }
+        false
+    }
+
     /// Adds an item at the end.
     pub fn push(&mut self, mail: &mut Mail, item: Item) {
         mail.payload_bytes += item.payload_bytes();

@@ -281,6 +281,56 @@ fn s1_a_start_leaves_sleepers_in_the_log_until_it_is_time() {
 }
 
 #[test]
+fn s1_a_sleeper_that_finds_no_room_comes_back_when_there_is_some() {
+    const PAGES: usize = 64;
+    let mut world = logged();
+    world.ask("patient/a", send("sleep 1000000000"));
+    world.run();
+    world.flush();
+    world.restart(logging(), PAGES, Vec::new());
+    world.partition.deploy(Patient::new(1), true).expect("a new name");
+    // What is not on disk cannot go, and it takes nearly all there is.
+    world.does("notebook/b", create()).expect("there is room");
+    let bytes = vec![7; 61 * PAGE_BYTES];
+    world.does("notebook/b", Verb::Write { offset: 0, bytes: bytes.into() }).expect("written");
+    world.now = world.partition.due_next().expect("a sleep ends");
+    assert_eq!(world.partition.expire(world.now), Some(Nanos(1_000_000_001)));
+    world.now = Nanos(1_000_000_001);
+    world.partition.expire(world.now);
+    world.pump();
+    assert_eq!(cold(&world), (1, 2), "there is no room for it");
+    for _ in 0..3 {
+        world.flush();
+        world.now = world.partition.due_next().unwrap_or(world.now);
+        world.partition.expire(world.now);
+        world.run();
+    }
+    let counters = world.partition.counters();
+    assert_eq!((counters.loads, counters.turns), (1, 2), "it came back and woke: {counters:?}");
+    world.check();
+}
+
+#[test]
+fn e3_one_that_cannot_be_read_gives_up_what_it_awaits() {
+    let mut world = logged();
+    let slept = world.ask("patient/a", send("sleep 1000000000"));
+    world.run();
+    evict(&mut world);
+    world.now = Nanos(2_000_000_000);
+    world.partition.expire(world.now);
+    let events = std::mem::take(world.partition.events());
+    let [Event::Load { agent, places }] = &events[..] else { panic!("{events:?}") };
+    let damaged: Vec<Vec<u8>> = places.iter().map(|_| vec![0; 64]).collect();
+    world.partition.loaded(world.now, *agent, places, Ok(&damaged));
+    world.run();
+    assert_eq!(text(world.take(slept)), "DROPPED");
+    assert_eq!((cold(&world), world.partition.due_next()), ((1, 1), None));
+    world.partition.debug_check();
+    assert_eq!(world.does("patient/a", Verb::Terminate), Ok(Reply::Done));
+    world.check();
+}
+
+#[test]
 fn z1_a_request_that_nothing_can_answer_fails() {
     let mut world = world();
     assert_eq!(world.says("patient/a", "stuck"), "FAULT");

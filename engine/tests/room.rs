@@ -47,6 +47,23 @@ fn an_agent_that_does_not_fit_comes_back_in_the_place_of_others() {
 }
 
 #[test]
+fn j2_the_end_of_an_agent_on_disk_is_on_disk_before_it_is_answered() {
+    let mut world = World::with(PartitionConfig { log: true, ..config() }, ARENA_PAGES, Vec::new());
+    world.says("notebook/a", "append a");
+    for _ in 0..2 {
+        world.flush();
+        world.partition.make_room(world.now, 0, 1_000);
+    }
+    assert_eq!(world.partition.counters().cold, 1);
+    let ended = world.ask_with("notebook/a", Verb::Terminate, None, Ack::Durable);
+    world.pump();
+    assert!(world.peek(ended).is_none(), "it waits for the disk");
+    world.flush();
+    assert_eq!(world.take(ended), Ok(Reply::Done));
+    world.end();
+}
+
+#[test]
 fn one_that_is_larger_than_the_arena_is_refused_and_stays_on_disk() {
     let config = PartitionConfig { log: true, ..config() };
     let mut world = World::with(config.clone(), ARENA_PAGES, Vec::new());

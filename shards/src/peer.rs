@@ -50,7 +50,8 @@ impl Peers {
         }
     }
 
-    /// Whether the node is past its start: every peer is up, or this shard is in a later life.
+    /// Whether the node is past its start: every peer has been up, or this shard is in a later
+    /// life.
     pub fn have_begun(&self) -> bool {
         let begun = |to| {
             let peer = self.mesh.peer(to);

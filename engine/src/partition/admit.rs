@@ -59,13 +59,14 @@ impl Partition {
         self.load(slot);
     }
 
-    /// Whether an agent is in the log only, and what it has asked of others is in memory.
+    /// Whether an agent is in the log only, what it has asked of others is in memory, and nobody
+    /// waits for it.
     fn is_known_cold(&self, slot: u32) -> bool {
         let agent = &self.agents[slot];
-        let awaits = agent.logged.as_deref().map_or(Awaits::Nothing, |chain| chain.awaits);
         agent.residence == Residence::Cold
-            && agent.mailbox.is_empty()
-            && (agent.rare.is_some() || awaits != Awaits::Answers)
+            && !agent.mailbox.has_request(&self.mail)
+            && !self.commits.iter().any(|(parent, ..)| *parent == agent.id)
+            && (agent.rare.is_some() || self.logged_awaits(agent) != Awaits::Answers)
     }
 
     /// Whether a durable answer to this can be given now.

@@ -1,7 +1,8 @@
 //! Eviction: agents that nobody has asked for in a while go to the log only, and their pages free.
 //!
 //! Owns: the choice (SIEVE: a hand goes round the slots and spares, once, what was used since it
-//! last came by), what may go.  Not: when (`shards`), bringing back (`replay.rs`, `wakes.rs`).
+//! last came by), what may go, whether a turn or a load waits for that.  Not: when else (`shards`),
+//! bringing back (`replay.rs`, `wakes.rs`).
 //! E1  only what is on disk as it is goes: nothing changed since, no mail.
 //! E2  a chain of many records is written whole before its agent goes, so that few reads bring it
 //!     back.
@@ -75,7 +76,8 @@ impl Partition {
     /// waited for may go after them.
     pub(super) fn has_room_to_load(&mut self, now: Nanos) -> bool {
         self.make_some_room(now);
-        !self.is_nearly_full() || !(self.runnable() || self.will_have_room(now))
+        let coming = self.runnable() || self.will_have_room(now);
+        !self.is_nearly_full() || !coming || self.has_waited(now)
     }
 
     fn make_some_room(&mut self, now: Nanos) {
@@ -94,9 +96,12 @@ impl Partition {
     /// Whether more agents may go once what has changed is on disk; a slow disk is waited for only
     /// so long.
     pub(super) fn will_have_room(&self, now: Nanos) -> bool {
-        let waited = self.full_since.map_or(Nanos(0), |since| now.since(since));
         let coming = self.journal.on && self.journal.is_behind() && !self.disk_full;
-        coming && waited < ROOM_WAIT_MAX
+        coming && !self.has_waited(now)
+    }
+
+    fn has_waited(&self, now: Nanos) -> bool {
+        self.full_since.is_some_and(|since| now.since(since) >= ROOM_WAIT_MAX)
     }
 
     /// Bytes of pages in memory.

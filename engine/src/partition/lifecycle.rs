@@ -85,6 +85,7 @@ impl Partition {
     /// Ends an agent and frees its pages. Its calls are dropped, its branches go on without a
     /// parent. The requests that waited come back, for [`Partition::readmit`].
     pub(super) fn end(&mut self, slot: u32, why: &'static str) -> Left {
+        self.unlist_wake(slot);
         self.abandon(slot, why);
         self.drop_calls(slot, why, Requests::Drop);
         self.drop_sends(slot);

@@ -14,7 +14,8 @@ use super::evict::ROOM_PARTS;
 use super::journal::Chain;
 use super::record::PAST;
 use super::survey::read_stub;
-use super::wakes::Awaits;
+use super::verbs::Requests;
+use super::wakes::{Awaits, NO_ROOM_PAUSE, UNREADABLE_PAUSE};
 use crate::agent::{Agent, Birth, Rare, Residence};
 use crate::behaviour::RequestId;
 use crate::id::{AgentId, CallId, Nanos};
@@ -244,9 +245,9 @@ impl Partition {
         }
         if !self.has_room_to_load(now) {
             // All that waits for it waits on.
-            self.agents[slot].residence = Residence::Cold;
-            return self.load_again(now, slot);
+            return self.load_again(now, slot, NO_ROOM_PAUSE);
         }
+        self.unlist_wake(slot);
         let records = records.map_err(|errno| LoadError::Read { errno });
         match records.and_then(|records| self.replay_in_room(now, slot, records)) {
             Ok(()) => {
@@ -263,8 +264,7 @@ impl Partition {
             Err(LoadError::Record { source: RecordError::Full(_), .. })
                 if self.will_have_room(now) =>
             {
-                self.agents[slot].residence = Residence::Cold;
-                self.load_again(now, slot);
+                self.load_again(now, slot, NO_ROOM_PAUSE);
             }
             Err(error) => {
                 let refusal = self.refuse_load(now, slot, &error);
@@ -287,15 +287,25 @@ impl Partition {
             LoadError::NoTemplate { .. } => self.templates.find(key).err().unwrap_or(unreadable),
             _ => unreadable,
         };
+        // What is damaged stays so; anything else may be well another time.
+        let damaged = matches!(error, LoadError::Record { source, .. }
+            if !matches!(source, RecordError::Full(_)));
+        if damaged {
+            self.drop_calls(slot, "cannot be read", Requests::Drop);
+            self.agents[slot].rare = None;
+        }
         let mut kept = Vec::new();
         while let Some(item) = self.agents[slot].mailbox.pop(&mut self.mail) {
             match item {
                 Item::Request(waiting) => self.reply(waiting.origin, Err(refusal.clone())),
+                Item::Returned { .. } | Item::Restored if damaged => {}
                 Item::Returned { .. } | Item::Restored => kept.push(item),
             }
         }
-        if !kept.is_empty() {
-            self.load_again(now, slot);
+        let agent = &self.agents[slot];
+        let awaited = agent.rare.is_none() && self.logged_awaits(agent) != Awaits::Nothing;
+        if !damaged && (awaited || !kept.is_empty()) {
+            self.load_again(now, slot, UNREADABLE_PAUSE);
         }
         for item in kept {
             self.agents[slot].mailbox.push(&mut self.mail, item);
@@ -310,15 +320,17 @@ impl Partition {
         slot: u32,
         records: &[Vec<u8>],
     ) -> Result<(), LoadError> {
-        loop {
-            let outcome = self.replay(now, slot, records);
+        let mut outcome = self.replay(now, slot, records);
+        for _ in 0..ROOM_PARTS {
             let full =
                 matches!(outcome, Err(LoadError::Record { source: RecordError::Full(_), .. }));
             let fewer_bytes = self.used_bytes().saturating_sub(self.arena_bytes() / ROOM_PARTS);
             if !full || self.make_room(now, fewer_bytes, u32::MAX) == 0 {
-                return outcome;
+                break;
             }
+            outcome = self.replay(now, slot, records);
         }
+        outcome
     }
 
     fn replay(&mut self, now: Nanos, slot: u32, records: &[Vec<u8>]) -> Result<(), LoadError> {

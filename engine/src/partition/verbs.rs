@@ -48,6 +48,8 @@ impl Partition {
             Verb::Info => Ok(Reply::Info(Box::new(self.describe(slot)))),
             Verb::Commit => return self.commit(now, slot, origin),
             Verb::Terminate => {
+                // The answer waits for this, also where nothing else has changed.
+                self.forget_changes(slot);
                 self.reply(origin, Ok(Reply::Done));
                 let left = self.end(slot, "was terminated");
                 return self.readmit(now, left);

@@ -4,7 +4,7 @@
 //! Not: the end of a sleep itself (`calls.rs`), bringing back (`replay.rs`).
 //! S1  an agent in the log only whose sleep has an end is listed under it, less [`WAKE_LEAD`]. It
 //!     comes back then if there is room, and at the end of its sleep in any case.
-//! S2  an agent that could not be brought back, and for which something waits, is asked for again.
+//! S2  an agent that could not be brought back is asked for again while anything waits for it.
 
 use super::Partition;
 use super::calls::Asked;
@@ -16,8 +16,10 @@ use std::collections::BTreeSet;
 
 /// How long before its sleep ends an agent is asked for: the time of a load on a busy disk.
 const WAKE_LEAD: Nanos = Nanos::from_ms(10);
-/// How long to wait before an agent is asked for again that could not be brought back.
-const LOAD_AGAIN_AFTER: Nanos = Nanos::from_ms(20);
+/// How long to wait before an agent is asked for again for which there was no room.
+pub(super) const NO_ROOM_PAUSE: Nanos = Nanos::from_ms(20);
+/// How long to wait before one is asked for again that could not be read.
+pub(super) const UNREADABLE_PAUSE: Nanos = Nanos::from_ms(1_000);
 /// Agents that one [`Partition::expire`] asks for.
 const WAKE_COUNT_MAX: usize = 64;
 
@@ -84,10 +86,15 @@ impl Partition {
         awaits
     }
 
+    /// What its last record says that an agent awaits.
+    pub(super) fn logged_awaits(&self, agent: &Agent) -> Awaits {
+        agent.logged.as_deref().map_or(Awaits::Nothing, |chain| chain.awaits)
+    }
+
     /// When the first of an agent's sleeps ends, whatever else it awaits.
     pub(super) fn sleep_end(&self, agent: &Agent) -> Option<Nanos> {
         if agent.rare.is_none() {
-            return match agent.logged.as_deref()?.awaits {
+            return match self.logged_awaits(agent) {
                 Awaits::Time(at) => Some(at),
                 Awaits::Nothing | Awaits::Answers => None,
             };
@@ -103,15 +110,41 @@ impl Partition {
 
     /// Lists an agent that is in the log only (S1).
     pub(super) fn list_wake(&mut self, slot: u32) {
-        let agent = &self.agents[slot];
-        if let Some(at) = self.sleep_end(agent) {
-            self.wakes.times.insert((Nanos(at.0.saturating_sub(WAKE_LEAD.0)), agent.id));
+        self.wakes.times.extend(self.wake_entry(slot));
+    }
+
+    /// Takes an agent that comes back, or ends, from the list.
+    pub(super) fn unlist_wake(&mut self, slot: u32) {
+        if let Some(entry) = self.wake_entry(slot) {
+            self.wakes.times.remove(&entry);
         }
     }
 
+    fn wake_entry(&self, slot: u32) -> Option<(Nanos, AgentId)> {
+        let agent = &self.agents[slot];
+        let at = self.sleep_end(agent)?;
+        Some((Nanos(at.0.saturating_sub(WAKE_LEAD.0)), agent.id))
+    }
+
     /// Has an agent asked for again that could not be brought back (S2).
-    pub(super) fn load_again(&mut self, now: Nanos, slot: u32) {
-        self.wakes.times.insert((now.after(LOAD_AGAIN_AFTER), self.agents[slot].id));
+    pub(super) fn load_again(&mut self, now: Nanos, slot: u32, pause: Nanos) {
+        self.agents[slot].residence = Residence::Cold;
+        self.wakes.times.insert((now.after(pause), self.agents[slot].id));
+    }
+
+    /// Whether an agent is to be in memory now, room or not (S1, S2).
+    fn is_wanted(&self, now: Nanos, agent: &Agent) -> bool {
+        // What has stayed in memory asks for its agent by itself.
+        let awaited = agent.rare.is_none()
+            && match self.logged_awaits(agent) {
+                Awaits::Nothing => false,
+                Awaits::Answers => true,
+                Awaits::Time(at) => at <= now,
+            };
+        awaited
+            || agent.rewrite
+            || !agent.mailbox.is_empty()
+            || self.commits.iter().any(|(parent, ..)| *parent == agent.id)
     }
 
     /// Asks for the agents whose time has come. Entries of agents that have come back, or ended,
@@ -124,12 +157,20 @@ impl Partition {
             let Some((_, id)) = self.wakes.times.pop_first() else { return };
             let Some(slot) = self.agents.find(id) else { continue };
             let agent = &self.agents[slot];
-            let wakes = self.wakes_soon(now, agent);
-            let commits = self.commits.iter().any(|(parent, ..)| *parent == id);
-            let wanted = commits || !agent.mailbox.is_empty();
-            if agent.residence == Residence::Cold && (wakes && !self.is_nearly_full() || wanted) {
-                self.counters.wakes += u64::from(wakes);
+            if agent.residence != Residence::Cold {
+                continue;
+            }
+            if self.is_wanted(now, agent) {
                 self.load(slot);
+            } else if let Some(at) = self.sleep_end(agent)
+                && self.wakes_soon(now, agent)
+            {
+                if self.is_nearly_full() {
+                    self.wakes.times.insert((at, id));
+                } else {
+                    self.counters.wakes += 1;
+                    self.load(slot);
+                }
             }
         }
     }

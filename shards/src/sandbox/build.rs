@@ -70,7 +70,7 @@ pub enum BuildError {
         path: PathBuf,
     },
     /// It was built from a module that is not there any more.
-    #[error("{} is not the module that it was built from", path.display())]
+    #[error("{} {OTHER_MODULE}", path.display())]
     OtherModule {
         /// What is there.
         path: PathBuf,
@@ -119,6 +119,9 @@ pub enum BuildError {
     #[error(transparent)]
     File(#[from] TemplateFileError),
 }
+
+/// What [`BuildError::OtherModule`] says of a module.
+pub const OTHER_MODULE: &str = "is not the module that it was built from";
 
 /// Builds a template. Cost: compiling the module once (seconds for CPython, then cached), and what
 /// the source and the warm-up take. Uses threads to compile: not for shards.
@@ -191,7 +194,7 @@ pub fn check_needs(header: &TemplateHeader, cache_dir: &Path) -> Result<Needs, B
         let tree = scope.spawn(|| header.tree.as_deref().map(Tree::check).transpose());
         let engine = wasmtime::Engine::new(&engine_config()).map_err(InstanceError::Engine)?;
         let module = ModuleCache::attach(cache_dir)?.check(&engine, &header.module)?;
-        let tree = tree.join().expect("U3: reading a file does not panic")?;
+        let tree = tree.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Needs { module, tree })
     })
 }

@@ -68,7 +68,7 @@ pub(crate) enum Owner {
 }
 
 /// The state of a file that was looked at: whoever changes the file, or puts another in its place,
-/// changes this.
+/// changes this, unless within the same tick of the kernel's clock (some milliseconds).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileState {
     device: u64,

@@ -18,7 +18,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     pub(super) async fn await_templates(&mut self) {
         let deadline = self.driver.now().after(TEMPLATES_WAIT_MAX);
         self.link.begin(&mut self.todo);
-        while self.link.expecting() {
+        while self.link.expecting() && !self.block().stop_requested() {
             let now = self.driver.now();
             self.block().beat(now);
             self.take_completions(now);

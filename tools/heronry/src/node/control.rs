@@ -79,8 +79,8 @@ impl Control {
         Ok(Control { joins, told, thread })
     }
 
-    /// Waits until the templates are known, and those that every node has are built; the first time
-    /// that takes seconds, and is said.
+    /// Waits until no template has to be built any more for the node to start; the first time that
+    /// takes seconds, and is said.
     pub(super) fn await_templates(&self) -> Result<()> {
         self.told.recv().context("the control thread ended at its start")?
     }
@@ -135,16 +135,34 @@ fn run(core: Rc<Core>, mut joined: mpsc::UnboundedReceiver<Joining>, ready: Send
         if early {
             let _ = ready.send(Ok(()));
         }
-        let begun = core.templates.begin().await;
+        let mut waiting = Vec::new();
+        let begun = {
+            let begin = core.templates.begin();
+            tokio::pin!(begin);
+            loop {
+                tokio::select! {
+                    begun = &mut begin => break begun,
+                    joining = joined.recv() => match joining {
+                        Some(joining) => waiting.push(joining),
+                        // The node ends, and a build with it (C2).
+                        None => return,
+                    },
+                }
+            }
+        };
         let failed = begun.is_err();
         match begun {
             Err(error) if early => report(format_args!("no templates: {error:#}")),
             begun if !early => _ = ready.send(begun),
             _ => {}
         }
-        while let Some(joining) = joined.recv().await
-            && !failed
-        {
+        if failed {
+            return;
+        }
+        for joining in waiting {
+            spawn_local(serve(Rc::clone(&core), joining));
+        }
+        while let Some(joining) = joined.recv().await {
             spawn_local(serve(Rc::clone(&core), joining));
         }
     });

@@ -170,10 +170,12 @@ pub(super) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A builder whose program is this shell script; `$OUT` is what to write.
+    /// A builder whose program is this shell script; `$OUT` is what to write, `$ONLY` the module, if
+    /// that alone is wanted.
     pub(in super::super) fn builder(folder: &Path, script: &str) -> Builder {
         let program = folder.join("build.sh");
-        let find = "while [ $# -gt 0 ]; do [ \"$1\" = --out ] && OUT=$2; shift; done";
+        let find = "[ \"$1\" = --out ] && OUT=$2; [ \"$1\" = --only-module ] && ONLY=$2";
+        let find = format!("while [ $# -gt 0 ]; do {find}; shift; done");
         std::fs::write(&program, format!("#!/bin/sh\n{find}\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut builder = Builder::new(&Config::default());

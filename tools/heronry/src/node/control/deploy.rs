@@ -18,7 +18,7 @@ use heronry_engine::Refusal;
 use heronry_engine::limits::TEMPLATE_BYTES_MAX;
 use heronry_engine::verb::Language;
 use heronry_shards::errand::{BaseRef, Step, TemplateRef};
-use heronry_shards::sandbox::build::Needs;
+use heronry_shards::sandbox::build::{Needs, OTHER_MODULE};
 use heronry_shards::sandbox::slot::BaseImage;
 use heronry_shards::sandbox::template::TemplateFile;
 use std::cell::{Cell, RefCell};
@@ -150,6 +150,8 @@ impl Templates {
         let compiled = self.builder.compile(&site, opened.header.module).await;
         match compiled.and_then(|()| self.builder.check(&opened.header)) {
             Ok(needs) => Ok(Some(needs)),
+            // Another build may have another memory, on which no agent's records rest.
+            Err(why) if !why.contains(OTHER_MODULE) => Err(why),
             Err(why) => {
                 report(format_args!("template {name:?}, number {number}, is built again: {why}"));
                 self.builder.build(&site).await?;

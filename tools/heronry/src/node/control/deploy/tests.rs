@@ -36,12 +36,19 @@ impl Bed {
         Bed { folder }
     }
 
-    /// A node, whose builds copy the good file, or fail when their source says so.
+    /// A node, whose builds copy the good file, or fail when their source says so. Its modules are
+    /// others than those that templates were built from.
     fn node(&self) -> Templates {
+        self.node_that_compiles(OTHER_MODULE)
+    }
+
+    /// The same, where compiling a module again fails with these words.
+    fn node_that_compiles(&self, words: &str) -> Templates {
         let folder = self.folder.path();
+        let only = format!("[ -n \"$ONLY\" ] && {{ echo it {words} >&2; exit 1; }}");
         let source =
             "grep -qs fail \"$(dirname \"$OUT\")\"/source.* && { echo oh no >&2; exit 1; }";
-        let script = format!("{source}\ncp {}/good \"$OUT\"", folder.display());
+        let script = format!("{only}\n{source}\ncp {}/good \"$OUT\"", folder.display());
         let natives = vec!["echo".to_owned()];
         Templates::new(natives, folder.join("templates"), builder(folder, &script))
     }
@@ -236,6 +243,28 @@ fn names_and_numbers_are_checked() {
         let refusal = node.activate("a", 2).await.unwrap_err();
         assert_eq!(refusal.to_string(), "number is 2; allowed: 1");
         assert_eq!(node.activate("echo", 1).await.unwrap_err().code(), "BADTEMPLATE");
+    });
+}
+
+#[test]
+fn d3_a_template_is_built_again_for_another_module_only() {
+    let bed = Bed::new();
+    run(async {
+        let node = bed.node();
+        node.begin().await.unwrap();
+        node.deploy(order("a", "x")).await.unwrap();
+        let file = bed.folder.path().join("templates/a/1/template.heron");
+        let built = std::fs::metadata(&file).unwrap().modified().unwrap();
+        let told = |node: Templates| async move {
+            node.begin().await.unwrap();
+            let (peer, steps) = link(0, false);
+            assert!(node.welcome(&peer).await.is_empty());
+            next(&steps, 1).await
+        };
+        assert_eq!(told(bed.node_that_compiles("ran out of memory")).await, ["known"]);
+        assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), built);
+        assert_eq!(told(bed.node()).await, ["load a 1"]);
+        assert!(std::fs::metadata(&file).unwrap().modified().unwrap() > built);
     });
 }
 
