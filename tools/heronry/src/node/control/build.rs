@@ -170,8 +170,8 @@ pub(super) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A builder whose program is this shell script; `$OUT` is what to write, `$ONLY` the module, if
-    /// that alone is wanted.
+    /// A builder whose program is this shell script; `$OUT` is what to write, `$ONLY` the module,
+    /// if that alone is wanted.
     pub(in super::super) fn builder(folder: &Path, script: &str) -> Builder {
         let program = folder.join("build.sh");
         let find = "[ \"$1\" = --out ] && OUT=$2; [ \"$1\" = --only-module ] && ONLY=$2";
