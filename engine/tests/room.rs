@@ -47,6 +47,24 @@ fn an_agent_that_does_not_fit_comes_back_in_the_place_of_others() {
 }
 
 #[test]
+fn a_turn_that_needs_room_takes_that_of_idle_agents() {
+    let mut world = World::with(PartitionConfig { log: true, ..config() }, ARENA_PAGES, Vec::new());
+    for (byte, key) in (1..).zip(["notebook/a", "notebook/b", "notebook/c", "notebook/d"]) {
+        fill(&mut world, key, byte);
+        // On disk as they are, and all in memory as far as there is room.
+        world.flush();
+    }
+    assert!(world.partition.counters().evictions >= 2, "{:?}", world.partition.counters());
+    world.does("counter/e", Verb::Create { image_bytes: IMAGE_BYTES }).expect("there is room");
+    for (byte, key) in (1..).zip(["notebook/a", "notebook/b", "notebook/c", "notebook/d"]) {
+        let read = world.does(key, Verb::Read { offset: IMAGE_BYTES - 1, len_bytes: 1 });
+        assert_eq!(read, Ok(Reply::Payload(Some(vec![byte].into()))), "{key}");
+        world.flush();
+    }
+    world.check();
+}
+
+#[test]
 fn j2_the_end_of_an_agent_on_disk_is_on_disk_before_it_is_answered() {
     let mut world = World::with(PartitionConfig { log: true, ..config() }, ARENA_PAGES, Vec::new());
     world.says("notebook/a", "append a");

@@ -126,6 +126,41 @@ fn a_move_that_was_interrupted_ends_at_the_next_start() {
     assert!(!data.join("log.old").exists());
 }
 
+/// Logs that are missing would look like agents that never were.
+#[test]
+fn a_folder_without_all_of_its_logs_is_refused_and_left_as_it_is() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let data = scratch.path().join("data");
+    let node = start(&data, "2");
+    fill(&mut node.client());
+    drop(node);
+    let (count, second) = (data.join("log/shards"), data.join("log/0001"));
+    let away = scratch.path().join("away");
+    let write = |text: &str| std::fs::write(&count, text).expect("written");
+    let refused = |names: &str| {
+        for shards in ["1", "2", "3"] {
+            let options = ["--data", text(&data), "--shards", shards];
+            let output = Node::fail(BINARY, &options);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{names}: {said}");
+            assert!(said.contains("log/shards") && said.contains(names), "{names}: {said}");
+        }
+        let verified = run(&["log", "verify", "--data", text(&data)]);
+        assert!(!verified.status.success(), "{names}");
+    };
+    for wrong in ["0", "1", "3"] {
+        write(wrong);
+        refused("0000, 0001");
+    }
+    std::fs::remove_file(&count).expect("removed");
+    refused("shards");
+    write("2\n");
+    std::fs::rename(&second, &away).expect("renamed");
+    refused("0000. ");
+    std::fs::rename(&away, &second).expect("renamed");
+    check(&mut start(&data, "2").client(), "2");
+}
+
 #[test]
 fn an_agent_in_the_middle_of_a_sleep_moves_to_another_shard() {
     if !has_guests() {

@@ -12,6 +12,7 @@ use super::Partition;
 use super::journal::{Dirty, Known};
 use crate::Nanos;
 use crate::agent::{Agent, Residence};
+use crate::behaviour::Fault;
 use crate::image::Image;
 use crate::version::VersionTree;
 
@@ -78,6 +79,25 @@ impl Partition {
         self.make_some_room(now);
         let coming = self.runnable() || self.will_have_room(now);
         !self.is_nearly_full() || !coming || self.has_waited(now)
+    }
+
+    /// Does what needs room; where the arena is full, again after other agents have gone, first some
+    /// and then all that can.
+    pub(super) fn in_room<T>(
+        &mut self,
+        now: Nanos,
+        act: impl Fn(&mut Partition) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let some_bytes = self.store.used_bytes() / 2;
+        for left_bytes in [some_bytes, 0] {
+            let outcome = act(self);
+            if !matches!(outcome, Err(Fault::Full { .. }))
+                || self.make_room(now, left_bytes, u32::MAX) == 0
+            {
+                return outcome;
+            }
+        }
+        act(self)
     }
 
     fn make_some_room(&mut self, now: Nanos) {

@@ -8,7 +8,7 @@ use super::turns::Slice;
 use super::verbs::Requests;
 use super::{Address, Partition, RosterChange};
 use crate::agent::{Agent, Birth, Residence};
-use crate::behaviour::Fault;
+use crate::behaviour::{Behaviour, Fault, Turn};
 use crate::id::Nanos;
 use crate::image::Image;
 use crate::key::AgentKey;
@@ -114,7 +114,7 @@ impl Partition {
 
     /// Runs the start turn and makes its image the first version.
     fn start(&mut self, now: Nanos, slot: u32, image_bytes: u64) -> Result<(), Fault> {
-        let slice = self.attempt(now, slot, None, |behaviour, turn| {
+        let begin = |behaviour: &dyn Behaviour, turn: &mut Turn<'_>| {
             behaviour.start(turn)?;
             if image_bytes > turn.image_len() {
                 if let Some(why) = behaviour.sealed_off() {
@@ -123,7 +123,8 @@ impl Partition {
                 turn.resize(image_bytes)?;
             }
             Ok(())
-        })?;
+        };
+        let slice = self.in_room(now, |this| this.attempt(now, slot, None, begin))?;
         assert!(!matches!(slice, Slice::Paused), "N2: a start turn has one slice");
         if matches!(slice, Slice::Over { changed: true }) {
             let agent = &mut self.agents[slot];

@@ -125,7 +125,10 @@ impl Partition {
         agent.turn_count += 1;
         let written = match self.templates.behaviour(agent.template).sealed_off() {
             Some(why) => Err(Fault::refused(why)),
-            None => agent.image.write(&mut self.store, offset, bytes).map_err(Fault::from),
+            None => self.in_room(now, |this| {
+                let image = &mut this.agents[slot].image;
+                image.write(&mut this.store, offset, bytes).map_err(Fault::from)
+            }),
         };
         let durable = self.waits(origin);
         let turned = match written {
@@ -174,8 +177,8 @@ impl Partition {
     /// Goes on with a turn that paused.
     pub(super) fn resume_turn(&mut self, now: Nanos, slot: u32, serving: Serving) -> Ran {
         let durable = self.is_durable(&serving);
-        let turned = self
-            .slice(now, slot, serving.held(), durable, |behaviour, turn| behaviour.resume(turn));
+        let outcome = self.attempt(now, slot, serving.held(), |code, turn| code.resume(turn));
+        let turned = self.slice(now, slot, durable, outcome);
         self.finish(now, slot, serving, turned)
     }
 
@@ -184,12 +187,13 @@ impl Partition {
         now: Nanos,
         slot: u32,
         serving: Serving,
-        act: impl FnOnce(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
+        act: impl Fn(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
     ) -> Ran {
         self.counters.turns += 1;
         self.agents[slot].turn_count += 1;
         let durable = self.is_durable(&serving);
-        let turned = self.slice(now, slot, None, durable, act);
+        let outcome = self.in_room(now, |this| this.attempt(now, slot, None, &act));
+        let turned = self.slice(now, slot, durable, outcome);
         self.finish(now, slot, serving, turned)
     }
 }
@@ -205,16 +209,15 @@ impl Partition {
         }
     }
 
-    /// Runs a turn, or goes on with one, and seals what it did.
+    /// Seals what a turn, or a slice of one, did.
     fn slice(
         &mut self,
         now: Nanos,
         slot: u32,
-        held: Option<RequestId>,
         durable: bool,
-        act: impl FnOnce(&dyn Behaviour, &mut Turn<'_>) -> Result<(), Fault>,
+        outcome: Result<Slice, Fault>,
     ) -> Turned {
-        match self.attempt(now, slot, held, act) {
+        match outcome {
             Ok(Slice::Paused) => Turned::Paused,
             Ok(Slice::Over { changed }) => {
                 Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) }

@@ -40,7 +40,7 @@ const ARENAS_PERCENT: u64 = 60;
 const LIVE_PERCENT: u64 = 25;
 /// Descriptors of a shard that are no connections.
 const OWN_FILES: u64 = 128;
-/// How long a start waits for a Unix socket that somebody listens on, and between two looks.
+/// How long a start waits for an address that somebody listens on, and between two looks.
 const SOCKET_WAIT: Duration = Duration::from_secs(2);
 const SOCKET_PAUSE: Duration = Duration::from_millis(50);
 /// A shard without a heartbeat for this long is taken for hung.
@@ -226,8 +226,8 @@ impl Site {
         take_agents_in(&config::data_dir(config), config, shard_count)?;
         raise_open_files();
         let ip: IpAddr = config.node.bind.parse().context("node.bind")?;
-        let tcp = listen::probe_free(SocketAddr::new(ip, config.node.port))?;
-        let unix_listener = listen_unix(&ground.unix_socket)?;
+        let tcp = patiently(|| listen::probe_free(SocketAddr::new(ip, config.node.port)))?;
+        let unix_listener = patiently(|| listen::listen_unix(&ground.unix_socket))?;
         let _socket = SocketFile(ground.unix_socket.clone());
         Ok(Site { host, shard_count, tcp, unix_listener, _socket })
     }
@@ -274,13 +274,15 @@ fn plan(config: &Config, site: &Site, watch: Watch) -> Result<NodePlan> {
     })
 }
 
-/// Listens on the Unix socket. The kernel may close the listener of a killed node a moment after
-/// its processes are gone, so one that answers is asked for a while.
-fn listen_unix(path: &Path) -> Result<OwnedFd> {
+/// Asks for an address for a while: the kernel may close the listeners of a killed node a moment
+/// after its supervisor is gone.
+fn patiently<T>(listen: impl Fn() -> Result<T, ListenError>) -> Result<T> {
     let deadline = Instant::now() + SOCKET_WAIT;
     loop {
-        match listen::listen_unix(path) {
-            Err(ListenError::UnixInUse { .. }) if Instant::now() < deadline => {
+        match listen() {
+            Err(ListenError::UnixInUse { .. } | ListenError::InUse { .. })
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(SOCKET_PAUSE);
             }
             listening => return Ok(listening?),
@@ -303,11 +305,7 @@ fn take_agents_in(data_dir: &Path, config: &Config, shard_count: u16) -> Result<
     let segment_bytes = config.log.segment_bytes;
     let rehomed = rehome(data_dir, shard_count, segment_bytes, serve::entropy, begun);
     let rehomed = rehomed.with_context(|| {
-        let data = data_dir.display();
-        format!(
-            "the agents in {data} cannot be moved to {shard_count} shards; nothing is changed, and \
-             --shards with the number that it was written with still starts it"
-        )
+        format!("the logs in the data folder {} cannot be used", data_dir.display())
     })?;
     if let Some(Rehomed { shards_before, agents, bytes }) = rehomed {
         eprintln!(

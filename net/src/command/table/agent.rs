@@ -309,7 +309,7 @@ pub const COMMANDS: &[Command] = &[
         ..row(
             "AGENT.ROLLBACK",
             AgentVerb::Rollback,
-            "Makes an earlier version the present; the newest checkpoint unless said.",
+            "Makes an earlier version the present: unless said, the newest checkpoint, or the first version.",
         )
     },
     Command {

@@ -8,7 +8,7 @@
 //!     calls are what they were.
 //! M3  a damaged log is not taken: what it would lose is for `heronry log repair` to say.
 
-use super::segment::{Segment, ShardLog, shards};
+use super::segment::{Segment, ShardLog, shard_folders, shards};
 use super::sieve::{Sieved, sieve};
 use super::writer::Writer;
 use anyhow::{Context, Result, bail};
@@ -16,6 +16,7 @@ use heronry_engine::log::{BatchHead, Place};
 use heronry_engine::partition::{Last, Recovery};
 use heronry_engine::{AgentId, Nanos, Partition, ShardId};
 use heronry_shards::log::LogFiles;
+use heronry_shards::log::folder::Folder;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
@@ -52,8 +53,7 @@ pub(crate) fn rehome(
     finish(data)?;
     let (log, new) = (data.join(LOG), data.join(NEW));
     if !log.join(COUNT).exists() {
-        fs::create_dir_all(&log)?;
-        note_count(&log, shard_count)?;
+        begin(data, shard_count, random)?;
         return Ok(None);
     }
     let (shards_before, logs) = shards(data, None)?;
@@ -65,11 +65,49 @@ pub(crate) fn rehome(
     let made = made.inspect_err(|_| {
         // The next start removes what is left.
         let _ = fs::remove_dir_all(&new);
+    });
+    let made = made.with_context(|| {
+        format!(
+            "its agents cannot be moved to {shard_count} shards; nothing is changed, and --shards \
+             {shards_before} still starts it"
+        )
     })?;
     fs::rename(&log, data.join(OLD))?;
     fs::rename(&new, &log)?;
     finish(data)?;
     Ok(Some(Rehomed { shards_before, ..made }))
+}
+
+/// Makes the logs of a data folder that has none. What is missing later was there once.
+fn begin(data: &Path, shard_count: u16, random: fn() -> [u8; 32]) -> Result<()> {
+    let (log, new) = (data.join(LOG), data.join(NEW));
+    let found = shard_folders(&log)?;
+    if !found.is_empty() {
+        bail!(
+            "{} is missing, and there are logs of shards beside it: write the number there that \
+             the folder was written with (there are {} here)",
+            log.join(COUNT).display(),
+            found.len(),
+        );
+    }
+    let made = || {
+        if new.exists() {
+            fs::remove_dir_all(&new)?;
+        }
+        for shard in 0..shard_count {
+            Folder::open(&new.join(format!("{shard:04}")), random)?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    made().with_context(|| format!("cannot make {}", new.display()))?;
+    note_count(&new, shard_count)?;
+    match fs::remove_dir(&log) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("{} is no log", log.display()));
+        }
+        _ => fs::rename(&new, &log)?,
+    }
+    Ok(File::open(data)?.sync_all()?)
 }
 
 /// Ends what a crash has interrupted: new logs without old ones beside them are whole, and others

@@ -7,6 +7,7 @@
 use anyhow::{Context, Result, bail};
 use heronry_engine::log::batch::{Batch, promised_bytes};
 use heronry_engine::log::{BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchError, HEAD_BYTES, LogKey};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -33,8 +34,8 @@ pub struct ShardLog {
     pub is_noted: bool,
 }
 
-/// How many shards a data folder has, as `log/shards` says, and the logs of all of them that have
-/// one, or of the one that is asked for.
+/// How many shards a data folder has, as `log/shards` says, and the logs of all of them, or of the
+/// one that is asked for.
 pub fn shards(data: &Path, wanted: Option<u16>) -> Result<(u16, Vec<ShardLog>)> {
     let log = data.join("log");
     let path = log.join("shards");
@@ -46,18 +47,44 @@ pub fn shards(data: &Path, wanted: Option<u16>) -> Result<(u16, Vec<ShardLog>)> 
         .trim()
         .parse()
         .with_context(|| format!("{} holds {text:?}, not a number of shards", path.display()))?;
+    let found = shard_folders(&log)?;
+    if count == 0 || found != (0..count).collect() {
+        let found: Vec<String> = found.iter().map(|shard| format!("{shard:04}")).collect();
+        bail!(
+            "{} says {count}, and there are folders of these shards: {}. Agents would be lost: put \
+             back what is missing, or write the number there that the folder was written with",
+            path.display(),
+            if found.is_empty() { "none".to_owned() } else { found.join(", ") },
+        );
+    }
     if let Some(shard) = wanted.filter(|shard| *shard >= count) {
         bail!("--shard {shard}: {} has logs of shards 0 to {}", data.display(), count - 1);
     }
-    let mut found = Vec::new();
+    let mut logs = Vec::new();
     for shard in (0..count).filter(|shard| wanted.is_none_or(|wanted| wanted == *shard)) {
-        let dir = log.join(format!("{shard:04}"));
-        if dir.exists() {
-            let opened = ShardLog::open(shard, dir);
-            found.push(opened.with_context(|| format!("the log of shard {shard}"))?);
+        let opened = ShardLog::open(shard, log.join(format!("{shard:04}")));
+        logs.push(opened.with_context(|| format!("the log of shard {shard}"))?);
+    }
+    Ok((count, logs))
+}
+
+/// The shards that have a folder in a log.
+pub(super) fn shard_folders(log: &Path) -> Result<BTreeSet<u16>> {
+    let mut found = BTreeSet::new();
+    let entries = match fs::read_dir(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries.with_context(|| format!("cannot read {}", log.display()))?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number =
+            name.to_str().filter(|name| name.len() == 4).and_then(|name| name.parse::<u16>().ok());
+        if entry.file_type()?.is_dir() {
+            found.extend(number);
         }
     }
-    Ok((count, found))
+    Ok(found)
 }
 
 impl ShardLog {

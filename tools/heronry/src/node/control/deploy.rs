@@ -115,8 +115,8 @@ impl Templates {
         self.builder.guests_dir().join(format!("{name}.wasm")).is_file()
     }
 
-    /// Opens a stored template (D3). With an emptied cache its module is compiled again; one whose
-    /// interpreter or file tree is gone, as after an upgrade, is built again.
+    /// Opens a stored template (D3). With an emptied cache its module is compiled again; where that
+    /// is another today, as after an upgrade, the template is built again.
     async fn open_stored(&self, stored: &Stored) -> Result<(TemplateRef, BaseImage), String> {
         let Stored { name, number, file, .. } = stored;
         self.check_name(name).map_err(|refusal| refusal.to_string())?;
