@@ -81,8 +81,8 @@ impl Partition {
         !self.is_nearly_full() || !coming || self.has_waited(now)
     }
 
-    /// Does what needs room; where the arena is full, again after other agents have gone, first some
-    /// and then all that can.
+    /// Does what needs room; where the arena is full, again after other agents have gone: first
+    /// some, then all that can.
     pub(super) fn in_room<T>(
         &mut self,
         now: Nanos,

@@ -309,7 +309,7 @@ pub const COMMANDS: &[Command] = &[
         ..row(
             "AGENT.ROLLBACK",
             AgentVerb::Rollback,
-            "Makes an earlier version the present: unless said, the newest checkpoint, or the first version.",
+            "Goes back to an earlier version: the newest checkpoint, or version 1, unless said.",
         )
     },
     Command {

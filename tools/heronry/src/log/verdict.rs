@@ -40,9 +40,9 @@ pub fn verify(logs: &[ShardLog], output: Output) -> Result<()> {
         output.text("no shard has written a log yet")?;
     } else if !good {
         output.text(
-            "a node does not start where a batch that it has to read is damaged, and refuses agents \
-             with damaged records; `heronry log repair` shows how to go on without them, and what \
-             that costs",
+            "a node does not start where a batch that it has to read is damaged, and refuses \
+             agents with damaged records; `heronry log repair` shows how to go on without them, \
+             and what that costs",
         )?;
     }
     if good { Ok(()) } else { Err(AnswerIsNo.into()) }
