@@ -169,6 +169,11 @@ impl Fault {
     pub fn refused(reason: impl Into<Cow<'static, str>>) -> Fault {
         Fault::Refused { reason: reason.into() }
     }
+
+    /// Whether the arena had no room.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Fault::Full { .. })
+    }
 }
 
 impl From<PageError> for Fault {

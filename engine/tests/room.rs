@@ -5,6 +5,7 @@
 #[path = "partition/world.rs"]
 mod world;
 
+use bytes::Bytes;
 use heronry_engine::*;
 use world::*;
 
@@ -61,6 +62,45 @@ fn a_turn_that_needs_room_takes_that_of_idle_agents() {
         assert_eq!(read, Ok(Reply::Payload(Some(vec![byte].into()))), "{key}");
         world.flush();
     }
+    world.check();
+}
+
+/// Panics at every message.
+struct Fragile;
+
+impl Behaviour for Fragile {
+    fn name(&self) -> &str {
+        "fragile"
+    }
+
+    fn summary(&self) -> &str {
+        "panics"
+    }
+
+    fn on_message(&self, _turn: &mut Turn<'_>, _message: &Bytes) -> Result<(), Fault> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn an_agent_that_panicked_long_ago_goes_to_disk_too() {
+    let config = PartitionConfig { log: true, ..config() };
+    let mut world = World::with(config.clone(), ARENA_PAGES, vec![&Fragile]);
+    world.does("fragile/a", create()).expect("there is room");
+    assert_eq!(world.says("fragile/a", "x"), "FAULT");
+    let evict = |world: &mut World| {
+        for _ in 0..2 {
+            world.flush();
+            world.partition.make_room(world.now, 0, 1_000);
+        }
+        world.partition.counters().cold
+    };
+    // An empty image takes no room.
+    let bytes = Bytes::from_static(b"x");
+    world.does("fragile/a", Verb::Write { offset: 0, bytes }).expect("written");
+    assert_eq!(evict(&mut world), 0, "the panic counts towards a quarantine");
+    world.now = world.now.after(config.quarantine_window).after(Nanos::from_ms(1));
+    assert_eq!(evict(&mut world), 1);
     world.check();
 }
 

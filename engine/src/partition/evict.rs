@@ -12,14 +12,13 @@ use super::Partition;
 use super::journal::{Dirty, Known};
 use crate::Nanos;
 use crate::agent::{Agent, Residence};
-use crate::behaviour::Fault;
 use crate::image::Image;
 use crate::version::VersionTree;
 
 /// Part of the arena, in percent, past which it is nearly full.
 const NEARLY_PERCENT: u64 = 95;
 /// Part of the arena that is made free at once then: one in so many.
-pub(super) const ROOM_PARTS: u64 = 16;
+const ROOM_PARTS: u64 = 16;
 /// Agents that are looked at for that before a turn.
 const ROOM_STEPS_MAX: u32 = 1_024;
 /// How long turns wait for room.
@@ -44,7 +43,8 @@ impl Partition {
             let agent = &mut self.agents[slot];
             let flush = agent.logged.as_deref().map(|chain| chain.flush);
             let on_disk = flush.is_some_and(|flush| self.journal.is_durable(flush));
-            if std::mem::take(&mut agent.used) || !on_disk || !is_idle(agent) {
+            let recent = self.config.quarantine_window;
+            if std::mem::take(&mut agent.used) || !on_disk || !is_idle(agent, now, recent) {
                 continue;
             }
             let agent = &self.agents[slot];
@@ -83,17 +83,17 @@ impl Partition {
 
     /// Does what needs room; where the arena is full, again after other agents have gone: first
     /// some, then all that can.
-    pub(super) fn in_room<T>(
+    pub(super) fn in_room<T, E>(
         &mut self,
         now: Nanos,
-        act: impl Fn(&mut Partition) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+        is_full: impl Fn(&E) -> bool,
+        act: impl Fn(&mut Partition) -> Result<T, E>,
+    ) -> Result<T, E> {
         let some_bytes = self.store.used_bytes() / 2;
         for left_bytes in [some_bytes, 0] {
             let outcome = act(self);
-            if !matches!(outcome, Err(Fault::Full { .. }))
-                || self.make_room(now, left_bytes, u32::MAX) == 0
-            {
+            let full = outcome.as_ref().is_err_and(&is_full);
+            if !full || self.make_room(now, left_bytes, u32::MAX) == 0 {
                 return outcome;
             }
         }
@@ -157,7 +157,7 @@ impl Partition {
 }
 
 /// Whether an agent can be brought back from the log as it is (E1).
-fn is_idle(agent: &Agent) -> bool {
+fn is_idle(agent: &Agent, now: Nanos, recent: Nanos) -> bool {
     let rare = agent.rare.as_deref();
     agent.residence == Residence::Warm
         && agent.dirty == 0
@@ -166,6 +166,8 @@ fn is_idle(agent: &Agent) -> bool {
         && agent.image.same(agent.versions.head_image())
         && agent.mailbox.is_empty()
         && rare.is_none_or(|rare| {
-            rare.sends.is_empty() && rare.paused.is_none() && rare.failures.is_empty()
+            let failed_at = rare.failures.back();
+            let counts = failed_at.is_some_and(|at| now.since(*at) <= recent);
+            rare.sends.is_empty() && rare.paused.is_none() && !counts
         })
 }

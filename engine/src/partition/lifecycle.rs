@@ -124,7 +124,8 @@ impl Partition {
             }
             Ok(())
         };
-        let slice = self.in_room(now, |this| this.attempt(now, slot, None, begin))?;
+        let slice =
+            self.in_room(now, Fault::is_full, |this| this.attempt(now, slot, None, begin))?;
         assert!(!matches!(slice, Slice::Paused), "N2: a start turn has one slice");
         if matches!(slice, Slice::Over { changed: true }) {
             let agent = &mut self.agents[slot];

@@ -10,7 +10,6 @@
 use super::Partition;
 use super::calls::{Held, OpenRequest};
 use super::chain::{Again, Replay, read_origin};
-use super::evict::ROOM_PARTS;
 use super::journal::Chain;
 use super::record::PAST;
 use super::survey::read_stub;
@@ -53,6 +52,12 @@ pub enum LoadError {
         /// The number that it was made from.
         number: u32,
     },
+}
+
+impl LoadError {
+    fn is_full(&self) -> bool {
+        matches!(self, LoadError::Record { source: RecordError::Full(_), .. })
+    }
 }
 
 /// The last numbers that earlier lives of the shard gave.
@@ -249,7 +254,10 @@ impl Partition {
         }
         self.unlist_wake(slot);
         let records = records.map_err(|errno| LoadError::Read { errno });
-        match records.and_then(|records| self.replay_in_room(now, slot, records)) {
+        let replayed = records.and_then(|records| {
+            self.in_room(now, LoadError::is_full, |this| this.replay(now, slot, records))
+        });
+        match replayed {
             Ok(()) => {
                 self.counters.loads += 1;
                 self.counters.cold -= 1;
@@ -261,9 +269,7 @@ impl Partition {
                 }
                 self.resume_commits(now, id, None);
             }
-            Err(LoadError::Record { source: RecordError::Full(_), .. })
-                if self.will_have_room(now) =>
-            {
+            Err(error) if error.is_full() && self.will_have_room(now) => {
                 self.load_again(now, slot, NO_ROOM_PAUSE);
             }
             Err(error) => {
@@ -288,8 +294,7 @@ impl Partition {
             _ => unreadable,
         };
         // What is damaged stays so; anything else may be well another time.
-        let damaged = matches!(error, LoadError::Record { source, .. }
-            if !matches!(source, RecordError::Full(_)));
+        let damaged = matches!(error, LoadError::Record { .. }) && !error.is_full();
         if damaged {
             self.drop_calls(slot, "cannot be read", Requests::Drop);
             self.agents[slot].rare = None;
@@ -311,26 +316,6 @@ impl Partition {
             self.agents[slot].mailbox.push(&mut self.mail, item);
         }
         refusal
-    }
-
-    /// As [`Partition::replay`]; while the arena is full, other agents go.
-    fn replay_in_room(
-        &mut self,
-        now: Nanos,
-        slot: u32,
-        records: &[Vec<u8>],
-    ) -> Result<(), LoadError> {
-        let mut outcome = self.replay(now, slot, records);
-        for _ in 0..ROOM_PARTS {
-            let full =
-                matches!(outcome, Err(LoadError::Record { source: RecordError::Full(_), .. }));
-            let fewer_bytes = self.used_bytes().saturating_sub(self.arena_bytes() / ROOM_PARTS);
-            if !full || self.make_room(now, fewer_bytes, u32::MAX) == 0 {
-                break;
-            }
-            outcome = self.replay(now, slot, records);
-        }
-        outcome
     }
 
     fn replay(&mut self, now: Nanos, slot: u32, records: &[Vec<u8>]) -> Result<(), LoadError> {

@@ -125,7 +125,7 @@ impl Partition {
         agent.turn_count += 1;
         let written = match self.templates.behaviour(agent.template).sealed_off() {
             Some(why) => Err(Fault::refused(why)),
-            None => self.in_room(now, |this| {
+            None => self.in_room(now, Fault::is_full, |this| {
                 let image = &mut this.agents[slot].image;
                 image.write(&mut this.store, offset, bytes).map_err(Fault::from)
             }),
@@ -192,7 +192,7 @@ impl Partition {
         self.counters.turns += 1;
         self.agents[slot].turn_count += 1;
         let durable = self.is_durable(&serving);
-        let outcome = self.in_room(now, |this| this.attempt(now, slot, None, &act));
+        let outcome = self.in_room(now, Fault::is_full, |this| this.attempt(now, slot, None, &act));
         let turned = self.slice(now, slot, durable, outcome);
         self.finish(now, slot, serving, turned)
     }
