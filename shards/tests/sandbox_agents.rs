@@ -53,3 +53,101 @@ fn b1_a_fork_in_the_middle_of_a_sleep_wakes_in_both() {
     assert_eq!(world.answered(slept), "sleeper/a woke");
     world.end();
 }
+
+#[test]
+fn b2_what_the_host_would_not_take_is_an_error_that_names_it() {
+    if !has_guests() {
+        return;
+    }
+    let mut world = World::new(8);
+    world.deploy("python", Language::Python, None);
+    world.deploy("javascript", Language::JavaScript, None);
+    let long = "l".repeat(64);
+    let cases = [
+        ("ctx.fork(0)", "0 branches asked for; allowed: 1 to 10000"),
+        ("ctx.fork(-1)", "-1 branches asked for; allowed: 1 to 10000"),
+        ("ctx.fork(10001)", "10001 branches asked for; allowed: 1 to 10000"),
+        ("ctx.checkpoint('a b')", "allowed: 1 to 63 characters of visible ASCII without spaces"),
+        (&format!("ctx.checkpoint('{long}')"), "allowed: 1 to 63 characters"),
+        (&format!("ctx.rollback('{long}')"), "allowed: 1 to 63 characters"),
+        ("ctx.call('', 'x')", "BADVALUE"),
+    ];
+    for (call, words) in cases {
+        for key in ["python/a", "javascript/a"] {
+            let said = world.exec(key, &format!("await {call}"));
+            assert!(said.starts_with("RAISED ") && said.contains(words), "{key} {call}: {said}");
+        }
+    }
+    // Both live on.
+    assert_eq!(world.exec("python/a", "1 + 1"), "2");
+    assert_eq!(world.exec("javascript/a", "1 + 1"), "2");
+    world.end();
+}
+
+#[test]
+fn b2_the_longest_sleeps_do_not_end_at_once() {
+    if !has_guests() {
+        return;
+    }
+    let mut world = World::new(8);
+    world.deploy("python", Language::Python, None);
+    world.deploy("javascript", Language::JavaScript, None);
+    let sleeps = [
+        ("python", "await ctx.sleep(1e10)"),
+        ("python", "await ctx.sleep(float('inf'))"),
+        ("javascript", "await ctx.sleep(1e10)"),
+        ("javascript", "await ctx.sleep(Infinity)"),
+    ];
+    let asked: Vec<u64> = (0..)
+        .zip(sleeps)
+        .map(|(idx, (template, code))| world.ask(&format!("{template}/{idx}"), exec(code)))
+        .collect();
+    world.run();
+    world.wait(60_000);
+    for (number, (template, code)) in asked.into_iter().zip(sleeps) {
+        assert!(world.is_open(number), "{template}: {code} has ended");
+    }
+    let said = world.exec("javascript/nan", "await ctx.sleep(NaN)");
+    assert!(said.contains("a time that is not a number"), "{said}");
+}
+
+#[test]
+fn b3_a_warm_up_leaves_the_agents_own_handler_in_place() {
+    if !has_guests() {
+        return;
+    }
+    let mut world = World::new(8);
+    let script =
+        "export function onMessage(ctx, message) { return `${globalThis.word} ${message}` }";
+    let source = Some(script.as_bytes());
+    let warm = Some("globalThis.word = 'warm'");
+    world.try_deploy("js", 1, Language::JavaScript, source, warm).expect("a template");
+    assert_eq!(world.says("js/a", "day"), "warm day");
+    let script = "async def on_message(ctx, message): return f'{word} {message}'";
+    let source = Some(script.as_bytes());
+    world.try_deploy("py", 1, Language::Python, source, Some("word = 'warm'")).expect("a template");
+    assert_eq!(world.says("py/a", "day"), "warm day");
+    world.end();
+}
+
+/// Pages that a step of an agent that has taken some may change. Twice that would mean that the
+/// template had not settled: it writes to what it shares with all others.
+const STEP_PAGES_MAX: u32 = 32;
+
+#[test]
+fn b4_a_step_writes_to_little_of_what_the_template_made() {
+    if !has_guests() {
+        return;
+    }
+    let mut world = World::new(8);
+    world.deploy("python", Language::Python, None);
+    world.deploy("javascript", Language::JavaScript, None);
+    for key in ["python/a", "javascript/a"] {
+        for step in 0..20 {
+            assert!(!world.exec(key, &format!("x = {step}")).starts_with("RAISED"));
+        }
+        let changed = world.last_turn().changed_count;
+        assert!(changed <= STEP_PAGES_MAX, "{key}: a step changed {changed} pages");
+    }
+    world.end();
+}

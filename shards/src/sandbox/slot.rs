@@ -36,6 +36,8 @@ pub const GUARD_BYTES: usize = 32 << 20;
 /// A written page that stays the same for so many captures is cold: to protect it and to fault on
 /// its next write costs about as much as so many comparisons.
 pub const IDLE_CAPTURES_MAX: u8 = 64;
+/// The same for one that equals the base: it costs memory as well.
+const IDLE_CAPTURES_SHARED: u8 = 16;
 /// The same while there are more than [`HOT_PAGES_MAX`] of them: a burst must not cost for long.
 const IDLE_CAPTURES_BURST: u8 = 4;
 /// Writable pages that a slot has without hurry to protect some.
@@ -240,14 +242,18 @@ impl Slot {
         let mut old = self.written.iter().peekable();
         let protects = self.extent().tracker.is_some();
         let burst = scratch.pages.len() > HOT_PAGES_MAX;
-        let idle_max = if burst { IDLE_CAPTURES_BURST } else { IDLE_CAPTURES_MAX };
+        let idle_max = |shared: bool| match (burst, shared) {
+            (true, _) => IDLE_CAPTURES_BURST,
+            (false, true) => IDLE_CAPTURES_SHARED,
+            (false, false) => IDLE_CAPTURES_MAX,
+        };
         for page_idx in scratch.pages.iter().copied() {
             while old.next_if(|page| page.page_idx < page_idx).is_some() {}
             let idle = old.next_if(|page| page.page_idx == page_idx).map_or(0, |page| page.idle);
             let changed = image.keep(page_idx, self.base.page(page_idx), self.page(page_idx));
             captured.changed_count += u32::from(changed);
             let idle = if changed { 0 } else { idle.saturating_add(1) };
-            if idle >= idle_max && protects {
+            if protects && idle >= IDLE_CAPTURES_BURST && idle >= idle_max(!image.holds(page_idx)) {
                 scratch.cold.push(page_idx);
             }
             if protects {

@@ -10,7 +10,7 @@ use heronry_engine::verb::{AgentInfo, Errand, Language, Target, VersionInfo};
 use heronry_engine::*;
 use heronry_shards::errand::{BaseRef, TemplateRef, Workshop};
 use heronry_shards::sandbox::build::{BuildPlan, build};
-use heronry_shards::sandbox::live::{LiveCounts, LiveLimits, World as Outside};
+use heronry_shards::sandbox::live::{LastTurn, LiveCounts, LiveLimits, World as Outside};
 use heronry_shards::sandbox::slot::BaseImage;
 use heronry_shards::sandbox::template::TemplateFile;
 use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
@@ -230,6 +230,11 @@ impl World {
     /// What the cache of live instances did so far.
     pub fn live(&self) -> LiveCounts {
         self.workshop.live().expect("a template was loaded").counts()
+    }
+
+    /// What the last turn changed.
+    pub fn last_turn(&self) -> LastTurn {
+        self.workshop.live().expect("a template was loaded").last_turn()
     }
 }
 

@@ -32,6 +32,7 @@ HOST(key) int32_t host_key(char *ptr, int32_t cap);
 HOST(log) void host_log(const char *ptr, int32_t len);
 
 void engine_limit_stack(JSRuntime *runtime, size_t bytes);
+int engine_settle(JSRuntime *runtime);
 
 enum {
   LEND_BYTES = 4096,
@@ -351,8 +352,8 @@ static JSModuleDef *load_module(JSContext *ctx, const char *name, void *opaque) 
   return module;
 }
 
-/* Runs a module at deploy time and hands its exports to the runtime. */
-static int32_t load_source(const char *ptr, size_t len, const char *name) {
+/* Runs a module at deploy time, and hands its exports to the runtime if they are the agent's. */
+static int32_t load_source(const char *ptr, size_t len, const char *name, bool agent) {
   int flags = JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY;
   JSValue compiled = JS_Eval(context, ptr, len, name, flags);
   if (JS_IsException(compiled)) return fail_exception();
@@ -370,9 +371,15 @@ static int32_t load_source(const char *ptr, size_t len, const char *name) {
     fail_text("the module awaits something while it is loaded; await in onMessage instead");
     return 1;
   }
-  JSValue args[] = {JS_GetModuleNamespace(context, module)};
-  int32_t code = enter(on_loaded, 1, args);
-  JS_RunGC(runtime);
+  int32_t code = 0;
+  if (agent) {
+    JSValue args[] = {JS_GetModuleNamespace(context, module)};
+    code = enter(on_loaded, 1, args);
+  }
+  if (!engine_settle(runtime)) {
+    fail_text("no memory to keep the template in");
+    return 1;
+  }
   JS_SetGCThreshold(runtime, GC_BYTES);
   return code;
 }
@@ -446,17 +453,21 @@ static JSValue take(const char *ptr, int32_t len) {
 }
 
 /* The engine wants a 0 after the source: the lent buffer has room for it. */
-static int32_t load_lent(char *ptr, int32_t len, const char *name) {
+static int32_t load_lent(char *ptr, int32_t len, const char *name, bool agent) {
   if (context == NULL) {
     fail_text("the engine has not been started");
     return 1;
   }
   ptr[len] = 0;
-  return load_source(ptr, (size_t)len, name);
+  return load_source(ptr, (size_t)len, name, agent);
 }
 
-GUEST(load) int32_t guest_load(char *ptr, int32_t len) { return load_lent(ptr, len, "agent.js"); }
-GUEST(warm) int32_t guest_warm(char *ptr, int32_t len) { return load_lent(ptr, len, "warm.js"); }
+GUEST(load) int32_t guest_load(char *ptr, int32_t len) {
+  return load_lent(ptr, len, "agent.js", true);
+}
+GUEST(warm) int32_t guest_warm(char *ptr, int32_t len) {
+  return load_lent(ptr, len, "warm.js", false);
+}
 
 GUEST(message) int32_t guest_message(int64_t request, const char *ptr, int32_t len) {
   JSValue args[] = {JS_NewInt64(context, request), take(ptr, len)};

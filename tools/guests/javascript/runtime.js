@@ -9,6 +9,15 @@
 // R3  no state of the random generator survives `restored`.
 (function (host) {
   const REFUSED = 1, FORKED = 2, RESTORED = 3;
+  const FORK_COUNT_MAX = 10000;
+  const LABEL_CHARS_MAX = 63;
+  const SLEEP_NS_MAX = 2 ** 63 - 1024; // the largest double below the host's bound
+  // What the host did not even take, by the number that it gives instead of an operation's.
+  const DENIED = {
+    [-1]: ["LIMIT", "one turn asked for too much, or too many operations are open; await some"],
+    [-2]: ["BADVALUE", "the host takes no such key, label or number"],
+    [-3]: ["LIMIT", "the payload is longer than net.payload_bytes_max, or than one turn may leave"],
+  };
   const PRINT_CHARS_MAX = 1 << 20;
   const HOLD_CHARS_MAX = 1 << 14;
 
@@ -33,7 +42,22 @@
   const open = new Map();
 
   function operation(number, convert) {
+    if (number < 0) throw new Refused(...DENIED[number]);
     return new Promise((resolve, reject) => open.set(number, { resolve, reject, convert }));
+  }
+
+  function nanoseconds(span, each) {
+    if (Number.isNaN(span)) throw new RangeError("a time that is not a number");
+    return Math.min(Math.max(0, Math.round(span * each)), SLEEP_NS_MAX);
+  }
+
+  // A label as the host takes it; none for the newest checkpoint.
+  function checked(label) {
+    if (label.length > LABEL_CHARS_MAX || !/^[!-~]*$/.test(label)) {
+      const allowed = `1 to ${LABEL_CHARS_MAX} characters of visible ASCII without spaces`;
+      throw new RangeError(`the label is ${JSON.stringify(label)}; allowed: ${allowed}`);
+    }
+    return label;
   }
 
   const asText = (payload) => (typeof payload === "string" ? payload : host.decode(payload));
@@ -105,7 +129,7 @@
       if (code !== 0) throw new Refused("SEND", `the message to ${key} was not taken (${code})`);
     },
     async sleep(seconds) {
-      return operation(host.sleep(Math.max(0, Math.round(seconds * 1e9))), () => undefined);
+      return operation(host.sleep(nanoseconds(Number(seconds), 1e9)), () => undefined);
     },
     async http(url, { method = "GET", headers = {}, body, secrets = [] } = {}) {
       const request = { method, url, headers, secrets };
@@ -115,19 +139,22 @@
       return operation(host.http(JSON.stringify(request)), toResponse);
     },
     async checkpoint(label = "") {
-      return operation(host.checkpoint(label), (payload, status) => {
+      return operation(host.checkpoint(checked(label)), (payload, status) => {
         const version = /^\d+$/.test(payload) ? Number(payload) : payload;
         return { version, restored: status === RESTORED };
       });
     },
     async fork(count = 1) {
+      if (!(Number.isInteger(count) && count >= 1 && count <= FORK_COUNT_MAX)) {
+        throw new RangeError(`${count} branches asked for; allowed: 1 to ${FORK_COUNT_MAX}`);
+      }
       return operation(host.fork(count), (payload, status) => {
         if (status === RESTORED) return { index: Number(payload), keys: [] };
         return { index: 0, keys: payload === "" ? [] : payload.split("\n") };
       });
     },
     async rollback(label = "") {
-      return operation(host.rollback(label), () => undefined);
+      return operation(host.rollback(checked(label)), () => undefined);
     },
     log(text) {
       host.log(String(text));
@@ -231,7 +258,7 @@
   function setTimer(callback, ms, repeat, values) {
     const timer = ++timerCount;
     const start = () => {
-      const ns = Math.max(0, Math.round(Number(ms ?? 0) * 1e6) || 0);
+      const ns = nanoseconds(Number(ms ?? 0) || 0, 1e6);
       const done = operation(host.sleep(ns), () => undefined);
       done.then(() => {
         if (!timers.has(timer)) return;

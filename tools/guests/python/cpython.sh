@@ -44,6 +44,9 @@ edit() {
 
 # An object with this many references or more has them for ever: counting them writes nothing. The
 # count shifted left by two bits, as the garbage collector keeps it, fits into 32 bits.
+# A frozen instruction counts no misses of what it is specialised for, so it stays as it is.
+# heronry_freeze_interned() lets the table of interned strings stay as it is: what is interned later
+# goes into a second one, asked when the first one has no such string. Its strings must be immortal.
 edit_python() {
   cd "$work/python"
   local mortal='op->ob_refcnt < HERONRY_IMMORTAL'
@@ -62,6 +65,26 @@ edit_python() {
   edit Objects/obmalloc.c 1 '#define ALIGNMENT               8               /* must be 2^N */' \
     '#define ALIGNMENT               16'
   edit Objects/obmalloc.c 1 '#define ALIGNMENT_SHIFT         3' '#define ALIGNMENT_SHIFT         4'
+  edit Include/internal/pycore_code.h 1 'extern uint8_t _PyOpcode_Adaptive[256];' \
+    $'#define HERONRY_FROZEN 0xffff\nextern uint8_t _PyOpcode_Adaptive[256];'
+  edit Python/ceval.c 1 '        *counter -= 1;' \
+    '        if (*counter != HERONRY_FROZEN) *counter -= 1;'
+  edit Objects/unicodeobject.c 1 'static PyObject *interned = NULL;' \
+    'static PyObject *interned = NULL, *interned_frozen = NULL;
+PyObject *heronry_freeze_interned(void) {
+    if (interned_frozen == NULL) {
+        interned_frozen = interned;
+        interned = NULL;
+    } else if (interned != NULL) {
+        if (PyDict_Update(interned_frozen, interned) < 0) return NULL;
+        PyDict_Clear(interned);
+    }
+    return interned_frozen;
+}'
+  edit Objects/unicodeobject.c 1 '    PyObject *t = PyDict_SetDefault(interned, s, s);' \
+    '    PyObject *t = interned_frozen == NULL
+        ? NULL : PyDict_GetItemWithError(interned_frozen, s);
+    if (t == NULL) t = PyDict_SetDefault(interned, s, s);'
 }
 
 build_libraries() {

@@ -12,12 +12,17 @@
 #include <Python.h>
 #include <internal/pycore_ast.h>
 #include <internal/pycore_asdl.h>
+#include <internal/pycore_code.h>
 #include <internal/pycore_compile.h>
 #include <internal/pycore_dict.h>
+#include <internal/pycore_opcode.h>
 #include <internal/pycore_parser.h>
+#include <internal/pycore_runtime.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "heap.h"
 
 #define HOST(name) __attribute__((import_module("heronry"), import_name(#name)))
 #define GUEST(name) __attribute__((export_name("heronry_" #name)))
@@ -38,8 +43,6 @@ HOST(log) void host_log(const char *ptr, int32_t len);
 enum { LEND_BYTES = 4096, KEY_BYTES_MAX = 1024, PAGE_BYTES = 4096 };
 /* Of pymalloc: its size classes, and the head of a pool at most. */
 enum { SMALL_BYTES_MAX = 512, SMALL_BYTES_STEP = 16, POOL_HEAD_BYTES_MAX = 64 };
-/* More than any free block between objects. */
-enum { FRESH_BYTES = 1 << 20 };
 
 /* ---- the module _heronry ---- */
 
@@ -192,6 +195,8 @@ static int reach(PyObject *object, void *failed) {
 }
 
 static void reach_type(PyTypeObject *type, int *failed) {
+  /* A type gets the number that caches know it by at its first look-up: here, not in each agent. */
+  _PyType_Lookup(type, &_Py_ID(__class__));
   PyObject *parts[] = {type->tp_dict,  type->tp_bases,       type->tp_mro,
                        type->tp_cache, type->tp_subclasses, (PyObject *)type->tp_base};
   for (size_t idx = 0; idx < sizeof parts / sizeof *parts; idx++) reach(parts[idx], failed);
@@ -203,6 +208,23 @@ static void reach_type(PyTypeObject *type, int *failed) {
   for (Py_ssize_t idx = 0; keys != NULL && idx < keys->dk_nentries; idx++) {
     reach(DK_UNICODE_ENTRIES(keys)[idx].me_key, failed);
   }
+}
+
+/* Lets the library's code stay as it has specialised: instructions that have not will not, and none
+ * counts how often it misses what it is specialised for. The agent's own code goes on adapting. */
+static void freeze(PyCodeObject *code) {
+  const char *file = PyUnicode_AsUTF8(code->co_filename);
+  if (file == NULL) return PyErr_Clear();
+  if (file[0] != '/' && strncmp(file, "<frozen", strlen("<frozen")) != 0) return;
+  _Py_CODEUNIT *units = _PyCode_CODE(code);
+  for (Py_ssize_t idx = 0; idx < Py_SIZE(code); idx++) {
+    int plain = _PyOpcode_Deopt[_Py_OPCODE(units[idx])], caches = _PyOpcode_Caches[plain];
+    if (caches == 0) continue;
+    if (_Py_OPCODE(units[idx]) == _PyOpcode_Adaptive[plain]) _Py_SET_OPCODE(units[idx], plain);
+    units[idx + 1] = HERONRY_FROZEN;
+    idx += caches;
+  }
+  code->co_warmup = 0;
 }
 
 /* What an object refers to, also where the garbage collector need not look. */
@@ -223,15 +245,22 @@ static void look_into(PyObject *object, int *failed) {
                          code->co_localsplusnames, code->co_localspluskinds, code->co_filename,
                          code->co_name,            code->co_qualname,      code->co_linetable};
     for (size_t idx = 0; idx < sizeof parts / sizeof *parts; idx++) reach(parts[idx], failed);
+    freeze(code);
   }
 }
 
-/* immortal(roots): from now on nobody counts references to the objects in the list `roots`, nor to
- * all that these refer to: an agent that uses an object of the template does not write to it. None
- * is ever freed. The interpreter's own static objects have counts that high from the start. */
+PyObject *heronry_freeze_interned(void); /* cpython.sh has added it to the interpreter */
+
+/* immortal(roots): from now on nobody counts references to the objects in the list `roots`, to all
+ * that these refer to, nor to interned strings: an agent that uses an object of the template does
+ * not write to it. None is ever freed. The interpreter's own static objects have counts that high
+ * from the start. */
 static PyObject *py_immortal(PyObject *self, PyObject *roots) {
   if (!PyList_Check(roots)) return PyErr_Format(PyExc_TypeError, "immortal takes a list");
   int failed = 0;
+  PyObject *interned = heronry_freeze_interned(), *string, *same;
+  if (interned == NULL) return NULL;
+  for (Py_ssize_t at = 0; PyDict_Next(interned, &at, &string, &same);) reach(string, &failed);
   for (Py_ssize_t idx = 0; idx < PyList_GET_SIZE(roots); idx++) {
     reach(PyList_GET_ITEM(roots, idx), &failed);
   }
@@ -242,9 +271,7 @@ static PyObject *py_immortal(PyObject *self, PyObject *roots) {
   Py_RETURN_NONE;
 }
 
-/* settle(): uses up what is free between the template's objects, so that an agent's own objects lie
- * together in fresh pages instead of one here and one there in the template's. What it takes is
- * never freed; it costs the template memory that nobody could use, once for all agents. */
+/* settle(): uses up what is free between the template's objects, as heap.h says. */
 static PyObject *py_settle(PyObject *self, PyObject *args) {
   for (size_t bytes = 1; bytes <= SMALL_BYTES_MAX; bytes += SMALL_BYTES_STEP) {
     void *before = NULL, *block = PyObject_Malloc(bytes);
@@ -258,14 +285,7 @@ static PyObject *py_settle(PyObject *self, PyObject *args) {
     PyObject_Free(before);
     PyObject_Free(block);
   }
-  void *fresh = malloc(FRESH_BYTES);
-  if (fresh == NULL) return PyErr_NoMemory();
-  for (size_t bytes = FRESH_BYTES / 2; bytes >= SMALL_BYTES_STEP; bytes -= bytes / 8) {
-    void *block = malloc(bytes);
-    while (block != NULL && (uintptr_t)block < (uintptr_t)fresh) block = malloc(bytes);
-    free(block);
-  }
-  free(fresh);
+  if (!heap_settle()) return PyErr_NoMemory();
   Py_RETURN_NONE;
 }
 

@@ -12,6 +12,9 @@ import _heronry
 from ._errors import Refused
 from ._loop import RESTORED, loop, sleep
 
+FORK_COUNT_MAX = 10_000
+LABEL_CHARS_MAX = 63
+
 
 class State(dict):
     """A dict whose entries are attributes as well; what is in it persists."""
@@ -103,6 +106,16 @@ def from_bytes(payload):
         return payload
 
 
+def _label(label):
+    """A label as the host takes it; none for the newest checkpoint."""
+    if not label:
+        return ""
+    if len(label) > LABEL_CHARS_MAX or not all("!" <= char <= "~" for char in label):
+        allowed = f"1 to {LABEL_CHARS_MAX} characters of visible ASCII without spaces"
+        raise ValueError(f"the label is {label!r}; allowed: {allowed}")
+    return label
+
+
 def _answer(payload, status):
     return from_bytes(payload)
 
@@ -179,16 +192,18 @@ class Context:
 
     async def checkpoint(self, label=None):
         """Seals a version. Comes back once more, with `.restored`, after a rollback to it."""
-        return await loop.operation(_heronry.checkpoint(label or ""), _checkpoint)
+        return await loop.operation(_heronry.checkpoint(_label(label)), _checkpoint)
 
     async def fork(self, count=1):
         """Forks the agent as os.fork does a process: see Fork."""
+        if not 1 <= count <= FORK_COUNT_MAX:
+            raise ValueError(f"{count} branches asked for; allowed: 1 to {FORK_COUNT_MAX}")
         return await loop.operation(_heronry.fork(count), _fork)
 
     async def rollback(self, label=None):
         """Goes back to the version `label`, or to the newest checkpoint. Does not come back: the
         past continues there. Raises Refused when there is no such version."""
-        await loop.operation(_heronry.rollback(label or ""), _answer)
+        await loop.operation(_heronry.rollback(_label(label)), _answer)
 
     def log(self, text):
         """A line for the operator's log."""

@@ -12,6 +12,7 @@ L5  in a branch the timers that it was forked with end with the host sleeps that
 
 import asyncio
 import heapq
+import math
 import sys
 import time
 import traceback
@@ -22,6 +23,13 @@ import _heronry
 from ._errors import Forked, Refused
 
 OK, REFUSED, FORKED, RESTORED = range(4)
+SLEEP_NS_MAX = 2**63 - 1
+# What the host did not even take, by the number that it gives instead of an operation's.
+DENIED = {
+    -1: ("LIMIT", "one turn asked for too much, or too many operations are open; await some first"),
+    -2: ("BADVALUE", "the host takes no such key, label or number"),
+    -3: ("LIMIT", "the payload is longer than net.payload_bytes_max, or than one turn may leave"),
+}
 
 
 class Loop(base_events.BaseEventLoop):
@@ -138,7 +146,9 @@ class Loop(base_events.BaseEventLoop):
     # -- operations of the host
 
     def operation(self, number, convert):
-        """A future for an operation that the host will answer."""
+        """A future for an operation that the host will answer; raises what it did not take."""
+        if number < 0:
+            raise Refused(*DENIED[number])
         future = futures.Future(loop=self)
         self._open[number] = (future, convert)
         return future
@@ -164,7 +174,7 @@ class Loop(base_events.BaseEventLoop):
 
 def sleep_ns(loop, ns):
     """A future that the host resolves after `ns` nanoseconds."""
-    return loop.operation(_heronry.sleep(ns), lambda payload, status: None)
+    return loop.operation(_heronry.sleep(min(ns, SLEEP_NS_MAX)), lambda payload, status: None)
 
 
 async def sleep(delay, result=None):
@@ -172,7 +182,7 @@ async def sleep(delay, result=None):
     if delay <= 0:
         await tasks.__sleep0()
     else:
-        await sleep_ns(loop, round(delay * 1e9))
+        await sleep_ns(loop, SLEEP_NS_MAX if delay == math.inf else round(delay * 1e9))
     return result
 
 
