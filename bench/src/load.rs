@@ -24,8 +24,8 @@ const DRAIN_SLEEP: Duration = Duration::from_millis(2);
 pub enum Pace {
     /// The next request when a reply frees its place.
     Closed,
-    /// Each request at its own time, evenly spaced, whatever the replies do. Those that are due
-    /// together leave together: up to `depth` on one connection, more on the next ones.
+    /// Pipelines of `depth` requests at their own times, evenly spaced, whatever the replies do;
+    /// each on the next connection.
     Open {
         /// Requests per second over all connections.
         per_second: f64,
@@ -39,7 +39,7 @@ pub struct Plan {
     pub addr: Addr,
     /// Connections.
     pub connections: usize,
-    /// Unanswered requests per connection in the closed loop.
+    /// Requests per pipeline: unanswered ones per connection in the closed loop.
     pub depth: usize,
     /// Counted seconds.
     pub seconds: f64,
@@ -202,7 +202,7 @@ impl Run<'_> {
         requests: &mut impl Requests,
     ) -> Result<(), LinkError> {
         for (conn, lane) in lanes.iter_mut().enumerate() {
-            send(lane, conn, self.plan.depth as u32, requests)?;
+            send(lane, conn, Instant::now(), self.plan.depth as u32, requests)?;
         }
         let mut events = Events::with_capacity(lanes.len().max(64));
         let wait = if self.plan.spin { Duration::ZERO } else { Duration::from_millis(100) };
@@ -213,7 +213,7 @@ impl Run<'_> {
                 let lane = &mut lanes[conn];
                 let answered = self.collect(lane)?;
                 if answered > 0 {
-                    send(lane, conn, answered, requests)?;
+                    send(lane, conn, Instant::now(), answered, requests)?;
                 } else if event.is_writable() {
                     lane.link.flush()?;
                 }
@@ -234,25 +234,18 @@ impl Run<'_> {
     ) -> Result<(), LinkError> {
         sys::exact_sleeps()?;
         let started_at = Instant::now();
-        let gap_s = 1.0 / per_second.max(1e-3);
-        let due = |request: u64| started_at + Duration::from_secs_f64(request as f64 * gap_s);
-        let (mut sent, mut conn) = (0u64, 0);
+        let depth = self.plan.depth as u64;
+        let gap_s = depth as f64 / per_second.max(1e-3);
+        let due = |pipeline: u64| started_at + Duration::from_secs_f64(pipeline as f64 * gap_s);
+        let mut sent = 0u64;
         let mut events = Events::with_capacity(lanes.len().max(64));
         let mut sending = true;
         loop {
             let now = Instant::now();
             while sending && due(sent) <= now {
-                let lane = &mut lanes[conn];
-                for _ in 0..self.plan.depth {
-                    if due(sent) > now {
-                        break;
-                    }
-                    requests.append(conn, lane.link.output());
-                    lane.waiting.push_back(Batch { at: due(sent), count: 1 });
-                    sent += 1;
-                }
-                lane.link.flush()?;
-                conn = (conn + 1) % lanes.len();
+                let conn = (sent % lanes.len() as u64) as usize;
+                send(&mut lanes[conn], conn, due(sent), self.plan.depth as u32, requests)?;
+                sent += 1;
             }
             let wait = match (self.plan.spin, sending) {
                 (true, _) => Duration::ZERO,
@@ -331,12 +324,13 @@ impl Run<'_> {
 fn send(
     lane: &mut Lane,
     conn: usize,
+    at: Instant,
     count: u32,
     requests: &mut impl Requests,
 ) -> Result<(), LinkError> {
     for _ in 0..count {
         requests.append(conn, lane.link.output());
     }
-    lane.waiting.push_back(Batch { at: Instant::now(), count });
+    lane.waiting.push_back(Batch { at, count });
     lane.link.flush()
 }

@@ -23,8 +23,8 @@ pub fn run(context: &Context, args: &MessagesArgs) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Adds latency at half load on a spinning shard (H2): requests arrive evenly whatever the replies
-/// do, and each is timed from its own intended arrival. Those due together share a pipeline.
+/// Adds latency at half load on a spinning shard (H2): pipelines of the same depth arrive evenly
+/// whatever the replies do, and each request is timed from its pipeline's intended arrival.
 pub fn half_load(
     context: &Context,
     args: &MessagesArgs,
@@ -32,7 +32,8 @@ pub fn half_load(
 ) -> anyhow::Result<()> {
     let spin = format!("shards.spin_us={}", args.spin_us);
     let node = Node::start(context, &NodePlan::single(context).with(&spin))?;
-    report.note(format!("half load: one request at a time, evenly, shard with {spin}"));
+    let depth = SHAPE.depth;
+    report.note(format!("half load: pipelines of {depth}, evenly, shard with {spin}"));
     messages::prepare_node(&node.addr(), args.agents)?;
     let _pinned = sys::Pinned::to(context.cores.client)?;
     let mut requests = Work::Send.encode(args.agents, 0);

@@ -2,8 +2,9 @@
 //!
 //! Owns: arguments, the phases of a replay, its report.  Not: formats and driving (`replay/`).
 //! V1  a replay ends with `verified: all images` or fails; there is no third way.
-//! V2  latency is taken open loop, at half the rate that the same trace reached just before, with
-//!     shards and client on the same CPUs as then.
+//! V2  a rate is taken with a shard on every CPU, the client on one of them; latency open loop with
+//!     the client on a CPU of its own, so that a turn does not wait for it, at half the rate that
+//!     the same trace reached just before on the same CPUs.
 //! V3  a turn's latency is the shard's own: from the message's arrival at its agent's shard to the
 //!     end of its turn.  What the client saw, kernel and waiting for its own family included,
 //!     stands beside it as `client`.
@@ -45,12 +46,12 @@ pub enum Format {
 }
 
 /// Which CPUs the node gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Placement {
-    /// All but the client's
-    Apart,
-    /// All, the client's too
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placement {
+    /// All, the client's too.
     Shared,
+    /// All but the client's, if there are others.
+    Apart,
 }
 
 /// Arguments of `replay`.
@@ -68,7 +69,7 @@ pub struct ReplayArgs {
     /// Play the trace this many times, each pass with agents of its own; 0 chooses a few seconds
     #[arg(long, default_value_t = 0)]
     pub repeat_trace: usize,
-    /// Shards of the node; 0 is one per allowed CPU, at least 2
+    /// Shards of the node; 0 is one for each CPU that it gets
     #[arg(long, default_value_t = 0)]
     pub shards: u16,
     /// Connections
@@ -87,9 +88,6 @@ pub struct ReplayArgs {
     /// Azure: seed of the choice of agents
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// CPUs of the node
-    #[arg(long, default_value = "shared")]
-    pub placement: Placement,
     /// More settings of the node, key=value
     #[arg(long)]
     pub set: Vec<String>,
@@ -131,22 +129,21 @@ fn play(
     report: &mut Report,
 ) -> anyhow::Result<Vec<String>> {
     let mut lines = Vec::new();
+    let mut play = |name: &str, placement, pace| -> anyhow::Result<f64> {
+        let phase = phase(context, args, text, placement, pace, report)?;
+        publish(report, name, &phase);
+        lines.push(phase.verified.line());
+        Ok(phase.driven.turn_count as f64 / phase.driven.seconds.max(1e-9))
+    };
     if args.speed > 0.0 {
         let pace = Pace::Recorded { speed: args.speed };
-        let phase = phase(context, args, text, pace, report)?;
-        publish(report, &format!("speed-{}", args.speed), &phase);
-        lines.push(phase.verified.line());
+        play(&format!("speed-{}", args.speed), Placement::Shared, pace)?;
         return Ok(lines);
     }
-    let fast =
-        phase(context, args, text, Pace::Flying { turn_count: args.flying as usize }, report)?;
-    let rate = fast.driven.turn_count as f64 / fast.driven.seconds;
-    publish(report, "fast", &fast);
-    lines.push(fast.verified.line());
-    drop(fast);
-    let half = phase(context, args, text, Pace::Even { per_second: rate / 2.0 }, report)?;
-    publish(report, "half", &half);
-    lines.push(half.verified.line());
+    let flying = Pace::Flying { turn_count: args.flying as usize };
+    play("fast", Placement::Shared, flying)?;
+    let rate = play("apart", Placement::Apart, flying)?;
+    play("half", Placement::Apart, Pace::Even { per_second: rate / 2.0 })?;
     lines.dedup();
     Ok(lines)
 }
@@ -160,14 +157,15 @@ fn phase(
     context: &Context,
     args: &ReplayArgs,
     text: &str,
+    placement: Placement,
     pace: Pace,
     report: &mut Report,
 ) -> anyhow::Result<Phase> {
-    let shards = if args.shards == 0 { context.cores.all.len().max(2) as u16 } else { args.shards };
     let (all, client) = (&context.cores.all, context.cores.client);
     let fast = matches!(pace, Pace::Flying { .. });
-    let apart = args.placement == Placement::Apart && context.cores.apart();
+    let apart = placement == Placement::Apart && context.cores.apart();
     let cpus: Vec<usize> = all.iter().copied().filter(|cpu| !apart || *cpu != client).collect();
+    let shards = if args.shards == 0 { cpus.len() as u16 } else { args.shards };
     let phase_name = if fast { "as fast as possible" } else { "open loop" };
     report.note(format!("{phase_name}: {shards} shards on CPUs {cpus:?}, client on CPU {client}"));
     let mut set = vec![RING_SETTING.to_owned()];

@@ -383,7 +383,11 @@ impl Older {
             let at = self.checkpoints.partition_point(|v| v.id < version.id);
             self.checkpoints.insert(at, version);
         } else {
-            let at = self.automatic.partition_point(|v| v.id < version.id);
+            let newest = self.automatic.back().is_none_or(|last| last.id < version.id);
+            let at = match newest {
+                true => self.automatic.len(),
+                false => self.automatic.partition_point(|v| v.id < version.id),
+            };
             self.automatic.insert(at, version);
         }
     }

@@ -83,7 +83,7 @@ fn encode_reply(encoder: &mut Encoder<'_>, reply: &Reply, list: Option<ListPlace
         Reply::Done => encoder.simple("OK"),
         Reply::Payload(Some(bytes)) => encoder.bulk(bytes),
         Reply::Payload(None) => encoder.null(),
-        Reply::Template { number } => encoder.unsigned(u64::from(*number)),
+        Reply::Template { number } => encoder.unsigned(*number),
         Reply::Version(version) => encoder.unsigned(version.0),
         Reply::Forked(keys) => encode_keys(encoder, keys),
         Reply::Versions(versions) => {

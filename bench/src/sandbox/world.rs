@@ -2,6 +2,8 @@
 //!
 //! Owns: its templates, its loop, its time.  Not: what is measured.
 //! W1  a request that fails ends the scenario with the node's words.
+//! W2  templates are built by a process of their own, as a node's are: what a build leaves in its
+//!     memory is not the shard's.
 
 use anyhow::{Context as _, bail};
 use heronry_engine::template::built_in;
@@ -12,13 +14,13 @@ use heronry_engine::{
 };
 use heronry_numa::{Arena, ArenaPlan};
 use heronry_shards::errand::{BaseRef, TemplateRef, Workshop};
-use heronry_shards::sandbox::build::{BuildPlan, build};
 use heronry_shards::sandbox::live::{Live, LiveLimits, World as Outside};
 use heronry_shards::sandbox::slot::BaseImage;
 use heronry_shards::sandbox::template::TemplateFile;
 use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -101,21 +103,25 @@ impl World {
         let began = Instant::now();
         let write = |end: &str, text: Option<&str>| -> anyhow::Result<Option<PathBuf>> {
             let Some(text) = text else { return Ok(None) };
-            let path = self.scratch.path().join(format!("{name}-{end}"));
+            let path = self.scratch.path().join(format!("{name}{end}"));
             std::fs::write(&path, text)?;
             Ok(Some(path))
         };
         let out = self.scratch.path().join(format!("{name}.template"));
-        build(&BuildPlan {
-            language,
-            source: write("source", source)?,
-            warm: write("warm", warm)?,
-            guests_dir: self.folders.guests.clone(),
-            cache_dir: self.folders.modules.clone(),
-            memory_bytes_max: MEMORY_BYTES_MAX,
-            out: out.clone(),
-        })
-        .with_context(|| format!("building template {name}"))?;
+        let mut builder = Command::new(std::env::current_exe()?);
+        builder.args(["template-build", "--language", language.name()]);
+        builder.arg("--guests").arg(&self.folders.guests);
+        builder.arg("--cache").arg(&self.folders.modules);
+        builder.args(["--memory-bytes-max", &MEMORY_BYTES_MAX.to_string()]);
+        builder.arg("--out").arg(&out);
+        for (option, text) in [("--source", source), ("--warm", warm)] {
+            if let Some(path) = write(option, text)? {
+                builder.arg(option).arg(path);
+            }
+        }
+        let built = builder.stdin(Stdio::null()).output()?;
+        let words = || String::from_utf8_lossy(&built.stderr).trim_end().to_owned();
+        anyhow::ensure!(built.status.success(), "building template {name}: {}", words());
         let file = TemplateFile::open(&out)?;
         let base = BaseImage::from_bytes(file.memory())?;
         let base_ref = BaseRef {

@@ -125,7 +125,7 @@ pub fn answer_to(ask: &Ask) -> Result<Reply, Refusal> {
             Ok(Reply::Template { number: 1 })
         }
         (Target::Shard(_), Verb::Errand(Errand::Activate { number, .. })) => {
-            Ok(Reply::Template { number: *number })
+            Ok(Reply::Template { number: u64::from(*number) })
         }
         (Target::Shard(shard), _) => {
             let rows = (1..4u64)

@@ -216,11 +216,11 @@ impl Core {
                 let source = Some(source);
                 let order = deploy::Order { name, language, source, warm, activate };
                 let number = self.templates.deploy(order).await?;
-                Ok(Reply::Template { number })
+                Ok(Reply::Template { number: number.into() })
             }
             Errand::Activate { name, number } => {
                 self.templates.activate(&name, number).await?;
-                Ok(Reply::Template { number })
+                Ok(Reply::Template { number: number.into() })
             }
             Errand::Snapshot { name } => {
                 let made = self.templates.snapshot(&self.data, self.shard_count, &name).await;
