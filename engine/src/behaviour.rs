@@ -17,6 +17,7 @@ use crate::image::Image;
 use crate::page::{PAGE_BYTES, PageError, PageStore};
 use crate::refusal::Refusal;
 use bytes::Bytes;
+use std::any::Any;
 use std::borrow::Cow;
 
 pub(crate) use turn::{Allowance, Draft, Effect, EffectKind};
@@ -69,7 +70,8 @@ pub trait Behaviour {
         Ok(())
     }
 
-    /// Goes on with a turn that paused ([`Turn::pause`]).
+    /// Goes on with a turn that paused ([`Turn::pause`]). When it finds no room for what the turn
+    /// did, it may be asked again with more; [`Behaviour::forget`] says that it will not.
     fn resume(&self, _turn: &mut Turn<'_>) -> Result<(), Fault> {
         unreachable!("B1: {:?} never pauses", self.name())
     }
@@ -170,8 +172,20 @@ impl Fault {
         Fault::Refused { reason: reason.into() }
     }
 
+    /// What a panic says.
+    pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Fault {
+        let reason = if let Some(text) = panic.downcast_ref::<&'static str>() {
+            Cow::Borrowed(*text)
+        } else if let Some(text) = panic.downcast_ref::<String>() {
+            Cow::Owned(text.clone())
+        } else {
+            Cow::Borrowed("with a value that is no text")
+        };
+        Fault::Panicked { reason }
+    }
+
     /// Whether the arena had no room.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         matches!(self, Fault::Full { .. })
     }
 }

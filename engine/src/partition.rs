@@ -88,6 +88,8 @@ pub struct Partition {
     disk_full: bool,
     /// Since when the arena is nearly full.
     full_since: Option<Nanos>,
+    /// Since when agents that come back find no room.
+    crowded_since: Option<Nanos>,
     /// Where eviction looks next.
     hand: u32,
     /// The segment that is being compacted, and the next slot to look at.
@@ -131,6 +133,7 @@ impl Partition {
             counters,
             disk_full: false,
             full_since: None,
+            crowded_since: None,
             hand: 0,
             compacting: None,
             commits: Vec::new(),

@@ -4,6 +4,7 @@
 //! (`shards/tests/sandbox_*.rs`), the example agents (`example_agents.rs`).
 //! Skips where no interpreters were built.
 
+use heronry_engine::Ack;
 use heronry_engine::verb::Language;
 use heronry_net::client::{Client, Deployment, ForkOptions, SendOptions};
 use heronry_tests::guests::{
@@ -337,6 +338,42 @@ async def on_message(ctx, message):
     for counter in ["evictions", "wakes"] {
         let counts = shard_column(&mut client, counter);
         assert!(counts.iter().any(|count| count != "0"), "{counter}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_turn_of_many_slices_ends_in_the_place_of_idle_agents() {
+    if !has_guests() {
+        return;
+    }
+    // What a message asks for no other agent has, and takes a turn of several slices; two agents
+    // of 6 MB fit.
+    let source = "
+import os
+turns = 0
+ballast = b''
+async def on_message(ctx, message):
+    global turns, ballast
+    turns += 1
+    sum(n * n for n in range(300_000))
+    ballast = os.urandom(int(message))
+    return str(turns)
+";
+    let node =
+        Node::start(BINARY, &["--set", "shards.count=1", "--set", "shards.arena_bytes=16MiB"]);
+    let mut client = node.client();
+    deploy(&mut client, "heavy", Language::Python, source);
+    let durable = SendOptions { ack: Ack::Durable, request_id: None, timeout_ms: None };
+    for (key, turns) in [("heavy/a", "1"), ("heavy/b", "1"), ("heavy/c", "1"), ("heavy/a", "2")] {
+        let said = client.send_with(key, b"6000000", durable).expect("there is room");
+        assert_eq!(said.as_deref(), Some(turns.as_bytes()), "{key}");
+    }
+    // One that is too large for the arena leaves nothing, and the agent as it was.
+    let error = client.send_with("heavy/a", b"20000000", durable).expect_err("no room").to_string();
+    assert!(error.contains("FULL"), "{error}");
+    for (key, turns) in [("heavy/a", 2), ("heavy/b", 1), ("heavy/c", 1)] {
+        let said = exec(&mut client, key, "turns, len(ballast)");
+        assert_eq!(said, format!("({turns}, 6000000)\n"), "{key}");
     }
 }
 

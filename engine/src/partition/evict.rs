@@ -23,8 +23,8 @@ const ROOM_PARTS: u64 = 16;
 const ROOM_STEPS_MAX: u32 = 1_024;
 /// How long turns wait for room.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_ms(5_000);
-/// Records of a chain that are still read in one go.
-const FEW_RECORDS: usize = 8;
+/// Changes of a chain that are still read in one go with what they change.
+const FEW_CHANGES: usize = 8;
 
 impl Partition {
     /// Sends agents to the log only until the store uses at most `used_bytes_max`, or `steps_max`
@@ -51,7 +51,7 @@ impl Partition {
             if self.wakes_soon(now, agent) && !self.is_nearly_full() {
                 continue;
             }
-            if agent.logged.as_deref().is_some_and(|chain| chain.places.len() > FEW_RECORDS) {
+            if agent.logged.as_deref().is_some_and(|chain| chain.change_count() > FEW_CHANGES) {
                 self.touch_whole(slot);
                 continue;
             }
@@ -121,7 +121,8 @@ impl Partition {
     }
 
     fn has_waited(&self, now: Nanos) -> bool {
-        self.full_since.is_some_and(|since| now.since(since) >= ROOM_WAIT_MAX)
+        let since = self.full_since.into_iter().chain(self.crowded_since);
+        since.min().is_some_and(|since| now.since(since) >= ROOM_WAIT_MAX)
     }
 
     /// Bytes of pages in memory.

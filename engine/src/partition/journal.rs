@@ -18,7 +18,7 @@ use crate::agent::{Agent, Residence, State};
 use crate::behaviour::{RequestId, Restored};
 use crate::id::{AgentId, CallId, Nanos};
 use crate::image::Image;
-use crate::log::{Kind, Place};
+use crate::log::{Kind, Place, RECORD_BYTES_MAX};
 use crate::page::PageStore;
 use crate::slots::NIL;
 use crate::verb::{Ack, Event, Origin};
@@ -38,6 +38,14 @@ pub(crate) struct Chain {
     pub(crate) awaits: Awaits,
     /// The flush that its last record was in.
     pub(crate) flush: u64,
+}
+
+impl Chain {
+    /// Records of changes, after those of the whole record: a large one is in many.
+    pub(crate) fn change_count(&self) -> usize {
+        let whole_count = self.whole_bytes as usize / RECORD_BYTES_MAX + 1;
+        self.places.len().saturating_sub(whole_count)
+    }
 }
 
 /// An agent as it was when it came into the list (J1).

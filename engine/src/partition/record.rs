@@ -39,7 +39,7 @@ use crate::log::{Kind, Record};
 use crate::slots::NIL;
 use crate::verb::Origin;
 
-/// Records of one chain at most: so many reads bring an agent back.
+/// Changes of one chain at most: so many reads more bring an agent back.
 const CHAIN_COUNT_MAX: usize = 256;
 /// Changes of a chain may take as many bytes as its whole record, or these.
 const CHANGE_BYTES_MIN: u64 = 64 << 10;
@@ -159,7 +159,7 @@ impl Partition {
 
     fn is_long(&self, slot: u32) -> bool {
         let Some(chain) = &self.agents[slot].logged else { return true };
-        chain.places.len() >= CHAIN_COUNT_MAX
+        chain.change_count() >= CHAIN_COUNT_MAX
             || chain.change_bytes > chain.whole_bytes.max(CHANGE_BYTES_MIN)
     }
 

@@ -22,7 +22,6 @@ use crate::slots::NIL;
 use crate::verb::{Origin, Reply, Verb};
 use crate::version::SealKind;
 use bytes::Bytes;
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// What serving one item came to.
@@ -177,7 +176,10 @@ impl Partition {
     /// Goes on with a turn that paused.
     pub(super) fn resume_turn(&mut self, now: Nanos, slot: u32, serving: Serving) -> Ran {
         let durable = self.is_durable(&serving);
-        let outcome = self.attempt(now, slot, serving.held(), |code, turn| code.resume(turn));
+        let held = serving.held();
+        let outcome = self.in_room(now, Fault::is_full, |this| {
+            this.attempt(now, slot, held, |behaviour, turn| behaviour.resume(turn))
+        });
         let turned = self.slice(now, slot, durable, outcome);
         self.finish(now, slot, serving, turned)
     }
@@ -222,7 +224,11 @@ impl Partition {
             Ok(Slice::Over { changed }) => {
                 Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) }
             }
-            Err(fault) => Turned::Failed(self.note_failure(now, slot, fault)),
+            Err(fault) => {
+                let agent = &self.agents[slot];
+                self.templates.behaviour(agent.template).forget(agent.id, &mut self.store);
+                Turned::Failed(self.note_failure(now, slot, fault))
+            }
         }
     }
 
@@ -360,7 +366,7 @@ impl Partition {
             Ok(outcome) => outcome.and_then(|()| self.draft.broken.take().map_or(Ok(()), Err)),
             // A broken invariant of the store must not pass for a behaviour's failure.
             Err(panic) if self.draft.in_store => resume_unwind(panic),
-            Err(panic) => Err(Fault::Panicked { reason: panic_text(panic.as_ref()) }),
+            Err(panic) => Err(Fault::of_panic(panic.as_ref())),
         };
         if let Err(fault) = outcome {
             std::mem::replace(&mut agent.image, before).release(&mut self.store);
@@ -486,15 +492,5 @@ impl Partition {
                 Some(Item::Returned { .. } | Item::Restored) => {}
             }
         }
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> Cow<'static, str> {
-    if let Some(text) = panic.downcast_ref::<&'static str>() {
-        Cow::Borrowed(text)
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        Cow::Owned(text.clone())
-    } else {
-        Cow::Borrowed("with a value that is no text")
     }
 }

@@ -9,6 +9,8 @@
 //! B4  an image is run by the module build that it was made by, or refused.
 //! B5  a turn that finds no room for an instance waits for one; neither a message nor the result of
 //!     a call is lost for that.
+//! B6  a turn of several slices that finds no room in its image can end later, when there is some:
+//!     what took so long is not done again.
 //!
 //! An agent's image is the host state (`host/codec.rs`) in its first [`HOST_PAGES`] pages, and its
 //! linear memory after them. A page that the image lacks is the template's.
@@ -99,7 +101,7 @@ impl Behaviour for SandboxTemplate {
     }
 
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
-        self.enter(turn, Start::Message(message.clone()))
+        self.enter(turn, Start::Message(message.clone()), First)
     }
 
     fn on_exec(&self, turn: &mut Turn<'_>, code: &Bytes) -> Result<(), Fault> {
@@ -108,7 +110,7 @@ impl Behaviour for SandboxTemplate {
             let reason = format!("template {name:?} has no interpreter to run code");
             return Err(Fault::refused(reason));
         }
-        self.enter(turn, Start::Exec(code.clone()))
+        self.enter(turn, Start::Exec(code.clone()), First)
     }
 
     fn on_reply(
@@ -117,19 +119,19 @@ impl Behaviour for SandboxTemplate {
         call: CallId,
         result: &Result<Option<Bytes>, Refusal>,
     ) -> Result<(), Fault> {
-        self.enter(turn, Start::Reply { call, result: result.clone() })
+        self.enter(turn, Start::Reply { call, result: result.clone() }, First)
     }
 
     fn on_restored(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        self.enter(turn, Start::Restored)
+        self.enter(turn, Start::Restored, First)
     }
 
     fn resume(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
         if let Some(start) = self.live.waited(turn.id()) {
-            return self.enter(turn, start);
+            return self.enter(turn, start, Later);
         }
         let agent = self.live.take(turn.id()).expect("V3: an agent in a turn keeps its instance");
-        self.go(turn, agent)
+        self.go(turn, agent, Later)
     }
 
     fn awaits(&self, image: &Image, store: &PageStore) -> bool {
@@ -181,10 +183,21 @@ impl Behaviour for SandboxTemplate {
     }
 }
 
+/// Which slice of its turn a call into the guest began in, or goes on in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slice {
+    /// The turn is new: it can be taken again from the start.
+    First,
+    /// It has paused.
+    Later,
+}
+
+use Slice::{First, Later};
+
 /// The turn.
 impl SandboxTemplate {
     /// Begins a turn; it waits, paused, while all instances are in the middle of turns (B5).
-    fn enter(&self, turn: &mut Turn<'_>, start: Start) -> Result<(), Fault> {
+    fn enter(&self, turn: &mut Turn<'_>, start: Start, slice: Slice) -> Result<(), Fault> {
         let Some(mut agent) = self.begin(turn)? else {
             self.live.wait(turn.id(), start);
             turn.pause();
@@ -202,11 +215,11 @@ impl SandboxTemplate {
             Start::Reply { call, result } => resolve(&mut agent, call, result),
             Start::Restored => {}
         }
-        self.go(turn, agent)
+        self.go(turn, agent, slice)
     }
 
     /// Runs the turn's calls until all have ended or a slice is over.
-    fn go(&self, turn: &mut Turn<'_>, mut agent: LiveAgent) -> Result<(), Fault> {
+    fn go(&self, turn: &mut Turn<'_>, mut agent: LiveAgent, slice: Slice) -> Result<(), Fault> {
         loop {
             if !agent.calling {
                 let Some(call) = agent.todo.pop_front() else { break };
@@ -227,12 +240,14 @@ impl SandboxTemplate {
                 }
             }
         }
-        match self.end(turn, &mut agent) {
-            Ok(()) => {
+        let ended = self.end(turn, &mut agent);
+        agent.crowded = slice == Later && ended.as_ref().is_err_and(Fault::is_full);
+        match ended {
+            Err(fault) if !agent.crowded => Err(give_up(turn, agent, fault)),
+            ended => {
                 self.live.put(turn.id(), agent);
-                Ok(())
+                ended
             }
-            Err(fault) => Err(give_up(turn, agent, fault)),
         }
     }
 
@@ -284,18 +299,9 @@ impl SandboxTemplate {
         Ok(())
     }
 
-    /// Hands the turn's effects to the engine (B3), and its memory to the image.
+    /// Hands the turn's memory to the image, and its effects to the engine (B3). Where the image
+    /// has no room for it, it can be done again (B6).
     fn end(&self, turn: &mut Turn<'_>, agent: &mut LiveAgent) -> Result<(), Fault> {
-        for effect in std::mem::take(&mut agent.effects) {
-            if let Some((id, call)) = ask(turn, effect) {
-                agent.instance.host_mut().state.bind_call(id, call.0);
-            }
-        }
-        for HostReply { ticket, answer, .. } in std::mem::take(&mut agent.replies) {
-            let raised = |reason| Refusal::Raised { key: turn.key().as_str().into(), reason };
-            let answer = answer.map(|payload| Some(payload.into())).map_err(raised);
-            turn.reply_to(RequestId(ticket), answer);
-        }
         let memory_bytes = agent.instance.slot().len_bytes() as u64;
         if turn.image_len() != HOST_BYTES as u64 + memory_bytes {
             turn.resize(HOST_BYTES as u64 + memory_bytes)?;
@@ -307,14 +313,28 @@ impl SandboxTemplate {
         let fault = kept.fault;
         let captured = captured.map_err(|e| Fault::refused(e.to_string()))?;
         fault.map_or(Ok(()), Err)?;
+        for effect in &agent.effects {
+            if let Some((id, call)) = ask(turn, effect) {
+                agent.instance.host_mut().state.bind_call(id, call.0);
+            }
+        }
         let mut globals = std::mem::take(&mut agent.instance.host_mut().state.globals);
         globals.clear();
         agent.instance.globals(&mut globals);
         let host = agent.instance.host_mut();
         host.state.globals = globals;
         host.state.memory_bytes = memory_bytes;
-        if let Some(bytes) = host.changed() {
-            turn.write(0, bytes)?;
+        if let Some(bytes) = host.changed()
+            && let Err(fault) = turn.write(0, bytes)
+        {
+            host.unmark();
+            return Err(fault);
+        }
+        agent.effects.clear();
+        for HostReply { ticket, answer, .. } in agent.replies.drain(..) {
+            let raised = |reason| Refusal::Raised { key: turn.key().as_str().into(), reason };
+            let answer = answer.map(|payload| Some(payload.into())).map_err(raised);
+            turn.reply_to(RequestId(ticket), answer);
         }
         let held = turn.share_image();
         turn.release(std::mem::replace(&mut agent.held, held));
@@ -400,23 +420,23 @@ fn result_call(id: u64, status: Status, payload: Bytes) -> GuestCall {
 }
 
 /// Asks the engine for an effect; the guest's and the engine's number of the call it opens.
-fn ask(turn: &mut Turn<'_>, effect: HostEffect) -> Option<(u64, CallId)> {
-    let key = |key: String| key.parse::<AgentKey>().expect("B3: checked when it was asked for");
-    let label = |label: Option<String>| label.map(|label| Bytes::from(label.into_bytes()));
+fn ask(turn: &mut Turn<'_>, effect: &HostEffect) -> Option<(u64, CallId)> {
+    let key = |key: &str| key.parse::<AgentKey>().expect("B3: checked when it was asked for");
+    let label = |label: &Option<String>| label.as_ref().map(|label| Bytes::from(label.clone()));
     Some(match effect {
         HostEffect::Send { key: to, payload } => {
-            turn.send(key(to), payload);
+            turn.send(key(to), payload.clone());
             return None;
         }
-        HostEffect::Call { id, key: to, payload } => (id, turn.call(key(to), payload)),
-        HostEffect::Sleep { id, until_ns } => (id, turn.sleep(Nanos(until_ns))),
-        HostEffect::Http { id, request } => (id, turn.http(request)),
+        HostEffect::Call { id, key: to, payload } => (*id, turn.call(key(to), payload.clone())),
+        HostEffect::Sleep { id, until_ns } => (*id, turn.sleep(Nanos(*until_ns))),
+        HostEffect::Http { id, request } => (*id, turn.http(request.clone())),
         HostEffect::Checkpoint { id, label: name } => {
-            (id, turn.own(Own::Checkpoint { label: label(name) }))
+            (*id, turn.own(Own::Checkpoint { label: label(name) }))
         }
-        HostEffect::Fork { id, count } => (id, turn.own(Own::Fork { count })),
+        HostEffect::Fork { id, count } => (*id, turn.own(Own::Fork { count: *count })),
         HostEffect::Rollback { id, label: name } => {
-            (id, turn.own(Own::Rollback { label: label(name) }))
+            (*id, turn.own(Own::Rollback { label: label(name) }))
         }
     })
 }

@@ -17,6 +17,7 @@ mod state;
 
 use super::tree::Tree;
 use super::wasi;
+use bytes::Bytes;
 use std::sync::Arc;
 use wasmtime::Linker;
 
@@ -75,7 +76,7 @@ pub enum HostEffect {
         /// To whom.
         key: String,
         /// What.
-        payload: Vec<u8>,
+        payload: Bytes,
     },
     /// A message whose reply is awaited.
     Call {
@@ -84,7 +85,7 @@ pub enum HostEffect {
         /// To whom.
         key: String,
         /// What.
-        payload: Vec<u8>,
+        payload: Bytes,
     },
     /// A timer.
     Sleep {
@@ -98,7 +99,7 @@ pub enum HostEffect {
         /// The guest's number.
         id: u64,
         /// `{method, url, headers, body, secrets}`.
-        request: Vec<u8>,
+        request: Bytes,
     },
     /// A version to keep.
     Checkpoint {
@@ -283,6 +284,11 @@ impl Host {
         }
         std::mem::swap(&mut self.scratch, &mut self.encoded);
         Some(&self.encoded)
+    }
+
+    /// Says that the image has not taken what [`Host::changed`] gave.
+    pub fn unmark(&mut self) {
+        self.encoded.clear();
     }
 
     /// Says that the state is already in the image as it is now.

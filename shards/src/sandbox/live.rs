@@ -117,6 +117,8 @@ pub(super) struct LiveAgent {
     /// `calling`.
     pub(super) todo: VecDeque<GuestCall>,
     pub(super) calling: bool,
+    /// The calls have ended, and the image had no room for what they did.
+    pub(super) crowded: bool,
     /// What the turn's calls have asked for so far.
     pub(super) effects: Vec<HostEffect>,
     pub(super) replies: Vec<HostReply>,
@@ -129,13 +131,14 @@ impl LiveAgent {
             held,
             todo: VecDeque::new(),
             calling: false,
+            crowded: false,
             effects: Vec::new(),
             replies: Vec::new(),
         }
     }
 
     fn is_in_turn(&self) -> bool {
-        self.calling || !self.todo.is_empty()
+        self.calling || self.crowded || !self.todo.is_empty()
     }
 }
 

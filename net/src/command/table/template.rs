@@ -24,7 +24,7 @@ const fn row(name: &'static str, action: Action, summary: &'static str) -> Comma
     }
 }
 
-const NAME: Arg = text("name", "1 to 63 of `a-z`, `A-Z`, `0-9`, `-` and `_`, no built-in's.");
+const NAME: Arg = text("name", "1 to 63 of `a-z`, `A-Z`, `0-9`, `-` and `_`; no native one's.");
 const NUMBER: Replies = same("integer: the template's number.");
 
 /// The rows.

@@ -14,6 +14,7 @@ use super::link::{Outcome, host_functions};
 use super::memory::{GuestMemory, OutOfBounds};
 use super::state::CallKind;
 use super::{Host, HostEffect, HostReply, TURN_BYTES_MAX};
+use bytes::Bytes;
 use heronry_engine::limits::{EFFECT_COUNT_MAX, FORK_COUNT_MAX, KEY_BYTES_MAX, LABEL_BYTES_MAX};
 
 /// The module's name.
@@ -140,7 +141,7 @@ fn sleep(_: GuestMemory<'_>, host: &mut Host, ns: i64) -> Checked<i64> {
 fn http(memory: GuestMemory<'_>, host: &mut Host, ptr: i32, len: i32) -> Checked<i64> {
     let request = memory.bytes(ptr, len)?;
     Ok(open(host, CallKind::Http, 0, |host, id| {
-        Ok(HostEffect::Http { id, request: host.accept(request)? })
+        Ok(HostEffect::Http { id, request: host.accept(request)?.into() })
     }))
 }
 
@@ -204,13 +205,13 @@ fn room(host: &Host) -> Result<(), Denied> {
     if host.effects.len() >= EFFECT_COUNT_MAX { Err(Denied::TooMany) } else { Ok(()) }
 }
 
-fn message(host: &mut Host, key: &[u8], payload: &[u8]) -> Result<(String, Vec<u8>), Denied> {
+fn message(host: &mut Host, key: &[u8], payload: &[u8]) -> Result<(String, Bytes), Denied> {
     room(host)?;
     let key = std::str::from_utf8(key).map_err(|_| Denied::Invalid)?;
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(Denied::Invalid);
     }
-    Ok((key.to_owned(), host.accept(payload)?))
+    Ok((key.to_owned(), host.accept(payload)?.into()))
 }
 
 fn label_of(label: &[u8]) -> Result<Option<String>, Denied> {

@@ -133,11 +133,11 @@ fn m1_effects_and_replies_wait_in_their_order_until_taken() {
     assert_eq!(
         left.effects,
         [
-            HostEffect::Send { key: key.clone(), payload: b"payload".to_vec() },
-            HostEffect::Call { id: 1, key, payload: b"pay".to_vec() },
+            HostEffect::Send { key: key.clone(), payload: bytes::Bytes::from_static(b"payload") },
+            HostEffect::Call { id: 1, key, payload: bytes::Bytes::from_static(b"pay") },
             HostEffect::Sleep { id: 2, until_ns: 1_500 },
             HostEffect::Sleep { id: 3, until_ns: 1_000 },
-            HostEffect::Http { id: 4, request: b"payload".to_vec() },
+            HostEffect::Http { id: 4, request: bytes::Bytes::from_static(b"payload") },
             HostEffect::Checkpoint { id: 5, label: None },
             HostEffect::Fork { id: 6, count: 8 },
             HostEffect::Rollback { id: 7, label: Some("pay".to_owned()) },
