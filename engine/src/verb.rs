@@ -327,7 +327,7 @@ pub enum Reply {
     Hottest(Vec<(AgentKey, u64)>),
     /// Deploy and Activate: the template's number.
     Template {
-        /// Counts up from 1 for each name. As wide as what the other answers hold: beside a narrower
+        /// Counts up from 1 for each name. As wide as what other answers hold: beside a narrower
         /// one their bytes lie askew in every answer, and are slow to copy.
         number: u64,
     },

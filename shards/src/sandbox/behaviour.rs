@@ -7,13 +7,11 @@
 //! B2  a turn that fails leaves no instance: the memory is in any state then.
 //! B3  what a turn asks for reaches the engine when the turn is over, all of it or nothing.
 //! B4  an image is run by the module build that it was made by, or refused.
-//! B5  a turn that finds no room for an instance waits for one; neither a message nor the result of
-//!     a call is lost for that.
-//! B6  a turn of several slices that finds no room in its image can end later, when there is some:
-//!     what took so long is not done again.
-//!
-//! An agent's image is the host state (`host/codec.rs`) in its first [`HOST_PAGES`] pages, and its
-//! linear memory after them. A page that the image lacks is the template's.
+//! B5  a turn that finds no room for an instance waits for one; no message, no result is lost.
+//! B6  a turn of several slices whose image finds no room can end later; none is run again.
+
+// An agent's image is the host state (`host/codec.rs`) in its first [`HOST_PAGES`] pages, and its
+// linear memory after them. A page that the image lacks is the template's.
 
 mod bring;
 
