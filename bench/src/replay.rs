@@ -2,9 +2,9 @@
 //!
 //! Owns: arguments, the phases of a replay, its report.  Not: formats and driving (`replay/`).
 //! V1  a replay ends with `verified: all images` or fails; there is no third way.
-//! V2  a rate is taken with a shard on every CPU, the client on one of them; latency open loop with
-//!     the client on a CPU of its own, so that a turn does not wait for it, at half the rate that
-//!     the same trace reached just before on the same CPUs.
+//! V2  a rate is taken with a shard on every CPU, the client on one of them, and so is a recorded
+//!     pace; latency at half the rate that was reached just before with the client on a CPU of its
+//!     own, if there is one for it, so that no turn waits for it.
 //! V3  a turn's latency is the shard's own: from the message's arrival at its agent's shard to the
 //!     end of its turn.  What the client saw, kernel and waiting for its own family included,
 //!     stands beside it as `client`.
@@ -141,8 +141,10 @@ fn play(
         return Ok(lines);
     }
     let flying = Pace::Flying { turn_count: args.flying as usize };
-    play("fast", Placement::Shared, flying)?;
-    let rate = play("apart", Placement::Apart, flying)?;
+    let mut rate = play("fast", Placement::Shared, flying)?;
+    if context.cores.apart() {
+        rate = play("apart", Placement::Apart, flying)?;
+    }
     play("half", Placement::Apart, Pace::Even { per_second: rate / 2.0 })?;
     lines.dedup();
     Ok(lines)

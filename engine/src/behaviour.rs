@@ -104,7 +104,8 @@ pub trait Behaviour {
         0
     }
 
-    /// Drops what is kept of an agent beside its image: it ended, or its paused turn was given up.
+    /// Drops what is kept of an agent beside its image: it ended or goes to disk, its paused turn
+    /// was given up, or a turn that found no room will not be asked to go on.
     fn forget(&self, _agent: AgentId, _store: &mut PageStore) {}
 }
 

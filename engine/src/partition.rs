@@ -49,6 +49,7 @@ use journal::Journal;
 use listing::Hot;
 use lost::Lost;
 use queue::RunQueue;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use table::Table;
 use turns::Ran;
@@ -88,8 +89,8 @@ pub struct Partition {
     disk_full: bool,
     /// Since when the arena is nearly full.
     full_since: Option<Nanos>,
-    /// Since when agents that come back find no room.
-    crowded_since: Option<Nanos>,
+    /// Agents that have found no room to come back to, and since when.
+    crowded: BTreeMap<AgentId, Nanos>,
     /// Where eviction looks next.
     hand: u32,
     /// The segment that is being compacted, and the next slot to look at.
@@ -133,7 +134,7 @@ impl Partition {
             counters,
             disk_full: false,
             full_since: None,
-            crowded_since: None,
+            crowded: BTreeMap::new(),
             hand: 0,
             compacting: None,
             commits: Vec::new(),

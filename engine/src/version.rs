@@ -383,10 +383,12 @@ impl Older {
             let at = self.checkpoints.partition_point(|v| v.id < version.id);
             self.checkpoints.insert(at, version);
         } else {
-            let newest = self.automatic.back().is_none_or(|last| last.id < version.id);
-            let at = match newest {
-                true => self.automatic.len(),
-                false => self.automatic.partition_point(|v| v.id < version.id),
+            // Nearly always the newest, which needs no look at the others.
+            let at = match self.automatic.back() {
+                Some(last) if last.id > version.id => {
+                    self.automatic.partition_point(|v| v.id < version.id)
+                }
+                _ => self.automatic.len(),
             };
             self.automatic.insert(at, version);
         }

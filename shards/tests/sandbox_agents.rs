@@ -107,8 +107,43 @@ fn b2_the_longest_sleeps_do_not_end_at_once() {
     for (number, (template, code)) in asked.into_iter().zip(sleeps) {
         assert!(world.is_open(number), "{template}: {code} has ended");
     }
+    let timers = [
+        ("python", "import asyncio\nloop = asyncio.get_running_loop()\nrang = []"),
+        ("python", "_ = loop.call_later(1e10, rang.append, 1)"),
+        ("python", "await asyncio.wait_for(asyncio.sleep(0), 1e300)"),
+        ("javascript", "globalThis.rang = []; setTimeout(() => rang.push(1), Infinity)"),
+        ("javascript", "setInterval(() => rang.push(2), 1e300)"),
+    ];
+    for (template, code) in timers {
+        let said = world.exec(&format!("{template}/timers"), code);
+        assert!(!said.starts_with("RAISED "), "{template}: {code}: {said}");
+    }
+    world.wait(60_000);
+    assert_eq!(world.exec("python/timers", "len(rang)"), "0");
+    assert_eq!(world.exec("javascript/timers", "rang.length"), "0");
     let said = world.exec("javascript/nan", "await ctx.sleep(NaN)");
     assert!(said.contains("a time that is not a number"), "{said}");
+}
+
+#[test]
+fn b2_a_timer_that_the_host_has_no_room_for_is_asked_for_later() {
+    if !has_guests() {
+        return;
+    }
+    let mut world = World::new(8);
+    world.deploy("python", Language::Python, None);
+    // One turn may ask for 1,024 things.
+    let source = "
+rang = []
+import asyncio
+for n in range(1024): ctx.send('counter/log', '1')
+_ = asyncio.get_running_loop().call_later(1, rang.append, 1)";
+    assert_eq!(world.exec("python/a", source), "");
+    assert_eq!(world.exec("python/a", "len(rang)"), "0");
+    world.wait(2_000);
+    assert_eq!(world.exec("python/a", "len(rang)"), "1");
+    assert_eq!(world.says("counter/log", "0"), "1024");
+    world.end();
 }
 
 #[test]

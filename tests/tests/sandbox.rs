@@ -357,20 +357,23 @@ async def on_message(ctx, message):
     turns += 1
     sum(n * n for n in range(300_000))
     ballast = os.urandom(int(message))
-    return str(turns)
+    ctx.send('counter/log', '1')
+    return f\"{turns} {await ctx.call('echo/back', 'said')}\"
 ";
     let node =
         Node::start(BINARY, &["--set", "shards.count=1", "--set", "shards.arena_bytes=16MiB"]);
     let mut client = node.client();
     deploy(&mut client, "heavy", Language::Python, source);
     let durable = SendOptions { ack: Ack::Durable, request_id: None, timeout_ms: None };
-    for (key, turns) in [("heavy/a", "1"), ("heavy/b", "1"), ("heavy/c", "1"), ("heavy/a", "2")] {
+    for (key, turns) in [("heavy/a", 1), ("heavy/b", 1), ("heavy/c", 1), ("heavy/a", 2)] {
         let said = client.send_with(key, b"6000000", durable).expect("there is room");
-        assert_eq!(said.as_deref(), Some(turns.as_bytes()), "{key}");
+        assert_eq!(said.as_deref(), Some(format!("{turns} said").as_bytes()), "{key}");
     }
     // One that is too large for the arena leaves nothing, and the agent as it was.
     let error = client.send_with("heavy/a", b"20000000", durable).expect_err("no room").to_string();
     assert!(error.contains("FULL"), "{error}");
+    // Each turn has had its effects once, the failed one none.
+    assert_eq!(say(&mut client, "counter/log", "0"), "4");
     for (key, turns) in [("heavy/a", 2), ("heavy/b", 1), ("heavy/c", 1)] {
         let said = exec(&mut client, key, "turns, len(ballast)");
         assert_eq!(said, format!("({turns}, 6000000)\n"), "{key}");

@@ -10,7 +10,8 @@
  * never freed; it costs the template memory that nobody could use, once for all agents. Returns 0
  * without memory. */
 static int heap_settle(void) {
-  /* More than any free block; the steps down to the smallest leave none of any size. */
+  /* More than most free blocks: what a warm-up has freed in one larger piece stays one. The steps
+   * down to the smallest leave none of any size. */
   enum { FRESH_BYTES = 1 << 20, STEP_BYTES = 16 };
   void *fresh = malloc(FRESH_BYTES);
   if (fresh == NULL) return 0;

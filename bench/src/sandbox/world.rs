@@ -103,7 +103,7 @@ impl World {
         let began = Instant::now();
         let write = |end: &str, text: Option<&str>| -> anyhow::Result<Option<PathBuf>> {
             let Some(text) = text else { return Ok(None) };
-            let path = self.scratch.path().join(format!("{name}{end}"));
+            let path = self.scratch.path().join(format!("{name}.{}", end.trim_start_matches('-')));
             std::fs::write(&path, text)?;
             Ok(Some(path))
         };

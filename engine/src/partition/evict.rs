@@ -4,16 +4,16 @@
 //! last came by), what may go, whether a turn or a load waits for that.  Not: when else (`shards`),
 //! bringing back (`replay.rs`, `wakes.rs`).
 //! E1  only what is on disk as it is goes: nothing changed since, no mail.
-//! E2  a chain of many records is written whole before its agent goes, so that few reads bring it
-//!     back.
+//! E2  a chain of many changes is written whole before its agent goes, so that little but the
+//!     whole record is read to bring it back.
 //! E3  what an agent awaits and whom it owes an answer stays in memory: what comes finds it.
 
 use super::Partition;
 use super::journal::{Dirty, Known};
-use crate::Nanos;
 use crate::agent::{Agent, Residence};
 use crate::image::Image;
 use crate::version::VersionTree;
+use crate::{AgentId, Nanos};
 
 /// Part of the arena, in percent, past which it is nearly full.
 const NEARLY_PERCENT: u64 = 95;
@@ -23,6 +23,8 @@ const ROOM_PARTS: u64 = 16;
 const ROOM_STEPS_MAX: u32 = 1_024;
 /// How long turns wait for room.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_ms(5_000);
+/// Agents that wait to come back before those that have ended are looked for among them.
+const CROWDED_COUNT_MAX: usize = 1_024;
 /// Changes of a chain that are still read in one go with what they change.
 const FEW_CHANGES: usize = 8;
 
@@ -51,7 +53,11 @@ impl Partition {
             if self.wakes_soon(now, agent) && !self.is_nearly_full() {
                 continue;
             }
-            if agent.logged.as_deref().is_some_and(|chain| chain.change_count() > FEW_CHANGES) {
+            if agent
+                .logged
+                .as_deref()
+                .is_some_and(|chain| chain.change_record_count() > FEW_CHANGES)
+            {
                 self.touch_whole(slot);
                 continue;
             }
@@ -120,9 +126,23 @@ impl Partition {
         coming && !self.has_waited(now)
     }
 
+    /// Whether an agent that found no room to come back to is to try again later, because more may
+    /// soon be there; it waits only so long.
+    pub(super) fn may_load_later(&mut self, now: Nanos, id: AgentId) -> bool {
+        if self.crowded.len() >= CROWDED_COUNT_MAX {
+            let agents = &self.agents;
+            self.crowded.retain(|id, _| agents.find(*id).is_some());
+        }
+        let since = *self.crowded.entry(id).or_insert(now);
+        let later = self.will_have_room(now) && now.since(since) < ROOM_WAIT_MAX;
+        if !later {
+            self.crowded.remove(&id);
+        }
+        later
+    }
+
     fn has_waited(&self, now: Nanos) -> bool {
-        let since = self.full_since.into_iter().chain(self.crowded_since);
-        since.min().is_some_and(|since| now.since(since) >= ROOM_WAIT_MAX)
+        self.full_since.is_some_and(|since| now.since(since) >= ROOM_WAIT_MAX)
     }
 
     /// Bytes of pages in memory.

@@ -42,7 +42,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// Records of changes, after those of the whole record: a large one is in many.
-    pub(crate) fn change_count(&self) -> usize {
+    pub(crate) fn change_record_count(&self) -> usize {
         let whole_count = self.whole_bytes as usize / RECORD_BYTES_MAX + 1;
         self.places.len().saturating_sub(whole_count)
     }

@@ -159,7 +159,7 @@ impl Partition {
 
     fn is_long(&self, slot: u32) -> bool {
         let Some(chain) = &self.agents[slot].logged else { return true };
-        chain.change_count() >= CHAIN_COUNT_MAX
+        chain.change_record_count() >= CHAIN_COUNT_MAX
             || chain.change_bytes > chain.whole_bytes.max(CHANGE_BYTES_MIN)
     }
 

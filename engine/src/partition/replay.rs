@@ -259,7 +259,7 @@ impl Partition {
         });
         match replayed {
             Ok(()) => {
-                self.crowded_since = None;
+                self.crowded.remove(&id);
                 self.counters.loads += 1;
                 self.counters.cold -= 1;
                 if self.agents[slot].state().is_held() {
@@ -270,12 +270,10 @@ impl Partition {
                 }
                 self.resume_commits(now, id, None);
             }
-            Err(error) if error.is_full() && self.will_have_room(now) => {
-                self.crowded_since.get_or_insert(now);
+            Err(error) if error.is_full() && self.may_load_later(now, id) => {
                 self.load_again(now, slot, NO_ROOM_PAUSE);
             }
             Err(error) => {
-                self.crowded_since = None;
                 let refusal = self.refuse_load(now, slot, &error);
                 self.resume_commits(now, id, Some(&refusal));
             }

@@ -225,8 +225,11 @@ impl Partition {
                 Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) }
             }
             Err(fault) => {
-                let agent = &self.agents[slot];
-                self.templates.behaviour(agent.template).forget(agent.id, &mut self.store);
+                if fault.is_full() {
+                    // It may have kept the turn for when there would be room.
+                    let agent = &self.agents[slot];
+                    self.templates.behaviour(agent.template).forget(agent.id, &mut self.store);
+                }
                 Turned::Failed(self.note_failure(now, slot, fault))
             }
         }

@@ -10,9 +10,6 @@
 //! B5  a turn that finds no room for an instance waits for one; no message, no result is lost.
 //! B6  a turn of several slices whose image finds no room can end later; none is run again.
 
-// An agent's image is the host state (`host/codec.rs`) in its first [`HOST_PAGES`] pages, and its
-// linear memory after them. A page that the image lacks is the template's.
-
 mod bring;
 
 use super::host::{
@@ -99,7 +96,7 @@ impl Behaviour for SandboxTemplate {
     }
 
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
-        self.enter(turn, Start::Message(message.clone()), First)
+        self.enter(turn, Start::Message(message.clone()))
     }
 
     fn on_exec(&self, turn: &mut Turn<'_>, code: &Bytes) -> Result<(), Fault> {
@@ -108,7 +105,7 @@ impl Behaviour for SandboxTemplate {
             let reason = format!("template {name:?} has no interpreter to run code");
             return Err(Fault::refused(reason));
         }
-        self.enter(turn, Start::Exec(code.clone()), First)
+        self.enter(turn, Start::Exec(code.clone()))
     }
 
     fn on_reply(
@@ -117,19 +114,23 @@ impl Behaviour for SandboxTemplate {
         call: CallId,
         result: &Result<Option<Bytes>, Refusal>,
     ) -> Result<(), Fault> {
-        self.enter(turn, Start::Reply { call, result: result.clone() }, First)
+        self.enter(turn, Start::Reply { call, result: result.clone() })
     }
 
     fn on_restored(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        self.enter(turn, Start::Restored, First)
+        self.enter(turn, Start::Restored)
     }
 
     fn resume(&self, turn: &mut Turn<'_>) -> Result<(), Fault> {
         if let Some(start) = self.live.waited(turn.id()) {
-            return self.enter(turn, start, Later);
+            let entered = self.enter(turn, start.clone());
+            if entered.as_ref().is_err_and(Fault::is_full) {
+                self.live.wait(turn.id(), start);
+            }
+            return entered;
         }
         let agent = self.live.take(turn.id()).expect("V3: an agent in a turn keeps its instance");
-        self.go(turn, agent, Later)
+        self.go(turn, agent)
     }
 
     fn awaits(&self, image: &Image, store: &PageStore) -> bool {
@@ -181,21 +182,10 @@ impl Behaviour for SandboxTemplate {
     }
 }
 
-/// Which slice of its turn a call into the guest began in, or goes on in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Slice {
-    /// The turn is new: it can be taken again from the start.
-    First,
-    /// It has paused.
-    Later,
-}
-
-use Slice::{First, Later};
-
 /// The turn.
 impl SandboxTemplate {
     /// Begins a turn; it waits, paused, while all instances are in the middle of turns (B5).
-    fn enter(&self, turn: &mut Turn<'_>, start: Start, slice: Slice) -> Result<(), Fault> {
+    fn enter(&self, turn: &mut Turn<'_>, start: Start) -> Result<(), Fault> {
         let Some(mut agent) = self.begin(turn)? else {
             self.live.wait(turn.id(), start);
             turn.pause();
@@ -213,11 +203,11 @@ impl SandboxTemplate {
             Start::Reply { call, result } => resolve(&mut agent, call, result),
             Start::Restored => {}
         }
-        self.go(turn, agent, slice)
+        self.go(turn, agent)
     }
 
     /// Runs the turn's calls until all have ended or a slice is over.
-    fn go(&self, turn: &mut Turn<'_>, mut agent: LiveAgent, slice: Slice) -> Result<(), Fault> {
+    fn go(&self, turn: &mut Turn<'_>, mut agent: LiveAgent) -> Result<(), Fault> {
         loop {
             if !agent.calling {
                 let Some(call) = agent.todo.pop_front() else { break };
@@ -226,6 +216,7 @@ impl SandboxTemplate {
             }
             match agent.instance.poll() {
                 Progress::Yielded => {
+                    agent.paused = true;
                     self.live.put(turn.id(), agent);
                     turn.pause();
                     return Ok(());
@@ -239,9 +230,9 @@ impl SandboxTemplate {
             }
         }
         let ended = self.end(turn, &mut agent);
-        agent.crowded = slice == Later && ended.as_ref().is_err_and(Fault::is_full);
+        agent.paused &= ended.as_ref().is_err_and(Fault::is_full);
         match ended {
-            Err(fault) if !agent.crowded => Err(give_up(turn, agent, fault)),
+            Err(fault) if !agent.paused => Err(give_up(turn, agent, fault)),
             ended => {
                 self.live.put(turn.id(), agent);
                 ended
@@ -358,7 +349,8 @@ impl SandboxTemplate {
     }
 }
 
-/// The image as the slot's capture sees it.
+/// The image as the slot's capture sees it: the host state (`host/codec.rs`) in its first
+/// [`HOST_PAGES`] pages, and the linear memory after them. A page that it lacks is the template's.
 struct Kept<'a, 't> {
     turn: &'a mut Turn<'t>,
     /// Whose pages absent ones are.

@@ -144,8 +144,8 @@ pub fn build(plan: &BuildPlan) -> Result<(), BuildError> {
     let interpreted = plan.language != Language::Wasm;
     let source = plan.source.as_deref().filter(|_| interpreted).map(read).transpose()?;
     let mut warm = plan.warm.as_deref().map(read).transpose()?;
-    // An interpreter alone is warmed up with nothing, so that it settles as the others do.
-    if interpreted && source.is_none() && module.has(Entry::Warm) {
+    // The last step of an interpreter, if only with nothing: there it settles for good.
+    if interpreted && module.has(Entry::Warm) {
         warm.get_or_insert_default();
     }
     let config = Arc::new(HostConfig::default());

@@ -72,6 +72,7 @@ pub struct LastTurn {
 }
 
 /// What a turn begins with.
+#[derive(Clone)]
 pub(super) enum Start {
     /// A message.
     Message(Bytes),
@@ -117,8 +118,8 @@ pub(super) struct LiveAgent {
     /// `calling`.
     pub(super) todo: VecDeque<GuestCall>,
     pub(super) calling: bool,
-    /// The calls have ended, and the image had no room for what they did.
-    pub(super) crowded: bool,
+    /// The turn has paused: it goes on, or ends when its image has room, and never begins again.
+    pub(super) paused: bool,
     /// What the turn's calls have asked for so far.
     pub(super) effects: Vec<HostEffect>,
     pub(super) replies: Vec<HostReply>,
@@ -131,14 +132,14 @@ impl LiveAgent {
             held,
             todo: VecDeque::new(),
             calling: false,
-            crowded: false,
+            paused: false,
             effects: Vec::new(),
             replies: Vec::new(),
         }
     }
 
     fn is_in_turn(&self) -> bool {
-        self.calling || self.crowded || !self.todo.is_empty()
+        self.calling || self.paused || !self.todo.is_empty()
     }
 }
 

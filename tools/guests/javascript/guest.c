@@ -352,7 +352,8 @@ static JSModuleDef *load_module(JSContext *ctx, const char *name, void *opaque) 
   return module;
 }
 
-/* Runs a module at deploy time, and hands its exports to the runtime if they are the agent's. */
+/* Runs a module at deploy time: the agent's, whose exports go to the runtime, or the warm-up, after
+ * which nothing more is the template's. */
 static int32_t load_source(const char *ptr, size_t len, const char *name, bool agent) {
   int flags = JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY;
   JSValue compiled = JS_Eval(context, ptr, len, name, flags);
@@ -371,17 +372,16 @@ static int32_t load_source(const char *ptr, size_t len, const char *name, bool a
     fail_text("the module awaits something while it is loaded; await in onMessage instead");
     return 1;
   }
-  int32_t code = 0;
   if (agent) {
     JSValue args[] = {JS_GetModuleNamespace(context, module)};
-    code = enter(on_loaded, 1, args);
+    return enter(on_loaded, 1, args);
   }
   if (!engine_settle(runtime)) {
     fail_text("no memory to keep the template in");
     return 1;
   }
   JS_SetGCThreshold(runtime, GC_BYTES);
-  return code;
+  return 0;
 }
 
 /* ---- the start ---- */

@@ -139,7 +139,7 @@
       return operation(host.http(JSON.stringify(request)), toResponse);
     },
     async checkpoint(label = "") {
-      return operation(host.checkpoint(checked(label)), (payload, status) => {
+      return operation(host.checkpoint(checked(label ?? "")), (payload, status) => {
         const version = /^\d+$/.test(payload) ? Number(payload) : payload;
         return { version, restored: status === RESTORED };
       });
@@ -154,7 +154,7 @@
       });
     },
     async rollback(label = "") {
-      return operation(host.rollback(checked(label)), () => undefined);
+      return operation(host.rollback(checked(label ?? "")), () => undefined);
     },
     log(text) {
       host.log(String(text));
@@ -259,16 +259,21 @@
     const timer = ++timerCount;
     const start = () => {
       const ns = nanoseconds(Number(ms ?? 0) || 0, 1e6);
-      const done = operation(host.sleep(ns), () => undefined);
-      done.then(() => {
-        if (!timers.has(timer)) return;
-        if (repeat) start();
-        else timers.delete(timer);
-        callback(...values);
-      }, () => timers.delete(timer));
+      operation(host.sleep(ns), () => undefined).then(ring, () => timers.delete(timer));
     };
-    timers.set(timer, true);
-    start();
+    const ring = () => {
+      if (!timers.delete(timer)) return;
+      try {
+        if (repeat) begin();
+      } finally {
+        callback(...values);
+      }
+    };
+    const begin = () => {
+      start(); // throws where the host takes no more sleeps
+      timers.set(timer, true);
+    };
+    begin();
     return timer;
   }
 

@@ -180,8 +180,11 @@ static struct {
   size_t count, room;
 } reached;
 
+/* The count of what was found: the interpreter's static objects have another, as high. */
+enum { FOUND_COUNT = HERONRY_IMMORTAL + HERONRY_IMMORTAL / 2 };
+
 static int reach(PyObject *object, void *failed) {
-  if (object == NULL || object->ob_refcnt >= HERONRY_IMMORTAL) return 0;
+  if (object == NULL || object->ob_refcnt == FOUND_COUNT) return 0;
   if (reached.count == reached.room) {
     size_t room = reached.room * 2 + 1024;
     PyObject **objects = realloc(reached.objects, room * sizeof *objects);
@@ -189,7 +192,7 @@ static int reach(PyObject *object, void *failed) {
     reached.objects = objects;
     reached.room = room;
   }
-  object->ob_refcnt = HERONRY_IMMORTAL + HERONRY_IMMORTAL / 2;
+  object->ob_refcnt = FOUND_COUNT;
   reached.objects[reached.count++] = object;
   return 0;
 }
@@ -253,8 +256,7 @@ PyObject *heronry_freeze_interned(void); /* cpython.sh has added it to the inter
 
 /* immortal(roots): from now on nobody counts references to the objects in the list `roots`, to all
  * that these refer to, nor to interned strings: an agent that uses an object of the template does
- * not write to it. None is ever freed. The interpreter's own static objects have counts that high
- * from the start. */
+ * not write to it. None is ever freed. */
 static PyObject *py_immortal(PyObject *self, PyObject *roots) {
   if (!PyList_Check(roots)) return PyErr_Format(PyExc_TypeError, "immortal takes a list");
   int failed = 0;

@@ -4,7 +4,7 @@ The engine keeps some bytes in every instance for each function that the table l
 of the list, and writes them when the function is first called through the table. Where the few
 hundred that a turn calls are listed one after the other, they take some pages of each agent less.
 No function and no slot of the table changes, only the element section's order. MODULE must have
-its names; those in NAMES that it lacks are passed over.
+its names; some of those in NAMES may be of another build, but not most.
 """
 
 import sys
@@ -99,8 +99,11 @@ def ordered(runs, is_hot):
 def main(module_path, names_path, out_path):
     module = open(module_path, "rb").read()
     wanted = set(open(names_path).read().split())
-    hot = {function for function, name in function_names(module) if name in wanted}
-    assert hot, "the module has none of these functions, or no names"
+    named = [(function, name) for function, name in function_names(module) if name in wanted]
+    hot = {function for function, _ in named}
+    found = len({name for _, name in named})
+    print(f"{found} of {len(wanted)} functions found")
+    assert found * 2 > len(wanted), "most functions are not there: the list is of another build"
     _, start, at, end = next(found for found in sections(module) if found[0] == ELEMENTS)
     runs = ordered(segments(module, at), hot.__contains__)
     body = number(len(runs))

@@ -235,7 +235,7 @@ impl Host {
 
     fn too_long(&self, what: &str, len: usize) -> String {
         format!(
-            "TOOLONG the {what} has {len} bytes; net.payload_bytes_max is {} and one turn may \
+            "LIMIT the {what} has {len} bytes; net.payload_bytes_max is {} and one turn may \
              leave {TURN_BYTES_MAX} in all; send it in parts",
             self.config.payload_bytes_max
         )

@@ -201,7 +201,7 @@ fn m2_a_long_reply_becomes_a_refusal_that_names_the_limit() {
     guest.call("heronry.reply", &[1, 0, 1_001]).expect("no trap");
     let left = guest.host().take();
     let Err(text) = &left.replies[0].answer else { panic!("refused") };
-    assert!(text.starts_with("TOOLONG") && text.contains("1001"), "{text}");
+    assert!(text.starts_with("LIMIT") && text.contains("1001"), "{text}");
 }
 
 #[test]

@@ -108,8 +108,10 @@ def from_bytes(payload):
 
 def _label(label):
     """A label as the host takes it; none for the newest checkpoint."""
-    if not label:
+    if label is None or label == "":
         return ""
+    if not isinstance(label, str):
+        raise TypeError(f"the label is {label!r}; it must be text")
     if len(label) > LABEL_CHARS_MAX or not all("!" <= char <= "~" for char in label):
         allowed = f"1 to {LABEL_CHARS_MAX} characters of visible ASCII without spaces"
         raise ValueError(f"the label is {label!r}; allowed: {allowed}")

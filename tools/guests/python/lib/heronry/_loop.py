@@ -12,7 +12,6 @@ L5  in a branch the timers that it was forked with end with the host sleeps that
 
 import asyncio
 import heapq
-import math
 import sys
 import time
 import traceback
@@ -117,8 +116,10 @@ class Loop(base_events.BaseEventLoop):
             return
         deadline = scheduled[0]._when
         if all(deadline < alarm for alarm in self._alarms.values()):
-            delay_ns = max(0, round((deadline - self.time()) * 1e9))
-            self._alarms[_heronry.sleep(delay_ns)] = deadline
+            alarm = _heronry.sleep(_nanoseconds(deadline - self.time()))
+            # One that the host did not take is asked for again at the end of the next turn.
+            if alarm > 0:
+                self._alarms[alarm] = deadline
 
     def forked(self):
         """This is a branch, before it is told whether its timers are kept."""
@@ -172,9 +173,9 @@ class Loop(base_events.BaseEventLoop):
                 future.set_exception(error)
 
 
-def sleep_ns(loop, ns):
-    """A future that the host resolves after `ns` nanoseconds."""
-    return loop.operation(_heronry.sleep(min(ns, SLEEP_NS_MAX)), lambda payload, status: None)
+def _nanoseconds(seconds):
+    """What the host takes for a time that is given in seconds."""
+    return SLEEP_NS_MAX if seconds >= SLEEP_NS_MAX / 1e9 else max(0, round(seconds * 1e9))
 
 
 async def sleep(delay, result=None):
@@ -182,7 +183,8 @@ async def sleep(delay, result=None):
     if delay <= 0:
         await tasks.__sleep0()
     else:
-        await sleep_ns(loop, SLEEP_NS_MAX if delay == math.inf else round(delay * 1e9))
+        operation = _heronry.sleep(_nanoseconds(delay))
+        await loop.operation(operation, lambda payload, status: None)
     return result
 
 

@@ -137,9 +137,7 @@ def _define(source, filename):
     except BaseException as error:
         _heronry.fail(_trace(error).encode("utf-8", "backslashreplace"))
         return 1
-    code = _finish()
-    _settle()
-    return code
+    return _finish()
 
 
 def _settle():
@@ -157,7 +155,6 @@ def _settle():
         new = set(type.__subclasses__(found)) - known
         known |= new
         classes.extend(new)
-    # A second time, what namespaces have got since is not found through them: they are immortal.
     values = [value for module in list(sys.modules.values()) for value in vars(module).values()]
     _heronry.immortal(gc.get_objects() + classes + values)
     gc.freeze()
@@ -196,8 +193,11 @@ def load(source):
 
 
 def warm(source):
-    """Runs the warm-up script, before the template is sealed."""
-    return _define(source, "warm.py")
+    """Runs the warm-up script, or nothing: the last thing before the template is sealed."""
+    code = _define(source, "warm.py")
+    if code == 0:
+        _settle()
+    return code
 
 
 def message(payload, request):
