@@ -101,7 +101,7 @@ pub const COMMANDS: &[Command] = &[
 const COMMAND: &[Command] = &[
     Command {
         reply: same("integer."),
-        example: "> COMMAND COUNT\n(integer) 29",
+        example: "> COMMAND COUNT\n(integer) 36",
         ..row("COMMAND|COUNT", Action::CommandCount, "How many commands there are.")
     },
     Command {
