@@ -177,6 +177,9 @@ fn b4_a_step_writes_to_little_of_what_the_template_made() {
     let mut world = World::new(8);
     world.deploy("python", Language::Python, None);
     world.deploy("javascript", Language::JavaScript, None);
+    // What the template was exercised with ran to its end there, as it does here.
+    let exercise = "import heronry.runtime\nexec(heronry.runtime.EXERCISES[-1], {})";
+    assert_eq!(world.exec("python/exercised", exercise), "");
     for key in ["python/a", "javascript/a"] {
         for step in 0..20 {
             assert!(!world.exec(key, &format!("x = {step}")).starts_with("RAISED"));

@@ -28,6 +28,48 @@ FORKED = 1  # the argument of restored() in a branch
 VALUE = "<value>"  # no identifier, so no name of the agent's
 EXEC_SOURCES_MAX = 16
 EXERCISE_COUNT = 64
+# What most agents do sooner or later, and what the interpreter notes down when it first does it.
+EXERCISES = b"None", b"1", b"__builtins__.print(1)", b"""
+def exercise():
+    import collections, dataclasses, json, random, re, traceback
+
+    class Plan:
+        kind = "plan"
+
+        def __init__(self, goal, *rest, done=None, **more):
+            self.goal, self.done = goal, done or []
+
+        @property
+        def size(self):
+            return len(self.done) + 1
+
+        def __repr__(self):
+            return f"{self.kind} {self.goal!r:>4} {self.size}"
+
+    @dataclasses.dataclass
+    class Note:
+        text: str
+        number: int = 1
+
+    plan = Plan("goal", 1, done=[Note("one")], more=2)
+    words = collections.Counter(re.findall("[a-z]+", "one two two"))
+    squares = {n: n * n for n in range(40) if n % 2}
+    lines = sorted(f"{n}: %d" % square for n, square in squares.items())
+    text = json.dumps({"plan": repr(plan), "words": words, "list": [None, True, 1.5, *lines[:2]]})
+    json.loads(text)["words"].get("one")
+    grouped = collections.defaultdict(list)
+    for n, word in enumerate("a b c a".split()):
+        grouped[word.upper()].append((n, word[::-1], n / 3 + n // 2, -n % 3, n | 1))
+    random.Random(1).choice(list(grouped))
+    try:
+        with collections.ChainMap() as nothing:
+            pass
+    except (TypeError, AttributeError) as error:
+        traceback.format_exc()
+    (lambda *args: [*map(str, args), *zip("ab", {1, 2})])(1, 2)
+    return sum(n for n in range(10)), "".join(reversed("abc")).strip().replace("a", "b") in text
+exercise()
+del exercise""".strip()
 
 _main = sys.modules["__main__"]
 names = _main.__dict__
@@ -175,7 +217,7 @@ def _exercise():
     try:
         for _ in range(EXERCISE_COUNT):
             message(b"", 0)
-            for code in b"None", b"1", b"__builtins__.print(1)":
+            for code in EXERCISES:
                 execute(code, 0)
     finally:
         _heronry.reply, _heronry.refuse = said
