@@ -30,7 +30,7 @@ EXEC_SOURCES_MAX = 16
 EXERCISE_COUNT = 64
 # What most agents do sooner or later, and what the interpreter notes down when it first does it.
 EXERCISES = b"None", b"1", b"__builtins__.print(1)", b"""
-def exercise():
+def _heronry_exercise():
     import collections, dataclasses, json, random, re, traceback
 
     class Plan:
@@ -68,8 +68,8 @@ def exercise():
         traceback.format_exc()
     (lambda *args: [*map(str, args), *zip("ab", {1, 2})])(1, 2)
     return sum(n for n in range(10)), "".join(reversed("abc")).strip().replace("a", "b") in text
-exercise()
-del exercise""".strip()
+_heronry_exercise()
+del _heronry_exercise""".strip()
 
 _main = sys.modules["__main__"]
 names = _main.__dict__
