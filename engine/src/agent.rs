@@ -77,6 +77,15 @@ pub(crate) enum Residence {
     Cold,
     /// On their way from the log.
     Loading,
+    /// In memory, but for pages that are on their way from the log.
+    Paging,
+}
+
+impl Residence {
+    /// Whether nothing of the agent is in memory but what it awaits.
+    pub(crate) fn is_cold(self) -> bool {
+        matches!(self, Residence::Cold | Residence::Loading)
+    }
 }
 
 /// Place in the run queue (`partition/queue.rs`).
@@ -153,6 +162,8 @@ pub(crate) struct Agent {
     state: State,
     /// Whether it is to be written whole once it is in memory.
     pub(crate) rewrite: bool,
+    /// Whether pages of it may be in the log only (`partition/paging.rs`).
+    pub(crate) partly: bool,
     /// Whether it was used since eviction last looked at it.
     pub(crate) used: bool,
     /// Its index in the list of changed agents; 0: not there.
@@ -193,6 +204,7 @@ impl Agent {
             residence: Residence::Warm,
             state: State::Active,
             rewrite: false,
+            partly: false,
             used: true,
             dirty: 0,
             logged: None,

@@ -87,6 +87,13 @@ pub trait Behaviour {
         None
     }
 
+    /// Whether turns use the image by [`Turn::read`], [`Turn::read_to`], [`Turn::write`] and
+    /// [`Turn::resize`] only, of few of its pages each, and may be taken again where they came upon
+    /// one that is not in memory: until then it reads as zeros, and nothing else comes of the turn.
+    fn reads_by_page(&self) -> bool {
+        false
+    }
+
     /// Proves what absent pages read as, where that is not zeros: agents move between templates of
     /// the same digest only.
     fn digest(&self) -> Option<[u8; 32]> {

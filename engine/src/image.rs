@@ -9,6 +9,7 @@
 //! M5  an image may lie over a template's: an absent page then is the template's, and one that was
 //!     put ([`Image::put_page`]) is read and put along with the template's page, never written.
 
+mod away;
 mod cut;
 mod delta;
 mod diff;
@@ -20,7 +21,7 @@ use crate::page::{
     Frame, Lines, NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE, lines_of,
 };
 
-pub(crate) use delta::Under;
+pub(crate) use delta::{Elsewhere, Pages, Under};
 pub use diff::DIFF_GAP_BYTES;
 pub use usage::Usage;
 

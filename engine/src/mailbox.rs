@@ -13,7 +13,7 @@ use crate::verb::{Origin, Verb};
 use bytes::Bytes;
 
 /// A request that waits. Its target is the mailbox's agent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Waiting {
     /// What is asked.
     pub verb: Verb,
@@ -141,6 +141,22 @@ impl Mailbox {
         }
         self.last = node;
         self.count += 1;
+    }
+
+    /// Puts back the item that was taken last (Q1).
+    pub(crate) fn push_first(&mut self, mail: &mut Mail, item: Item) {
+        mail.payload_bytes += item.payload_bytes();
+        let node = mail.nodes.insert(Node { item, next: self.first });
+        self.first = node;
+        if self.last == NIL {
+            self.last = node;
+        }
+        self.count += 1;
+    }
+
+    /// The item that has waited longest.
+    pub(crate) fn first<'a>(&self, mail: &'a Mail) -> Option<&'a Item> {
+        (self.first != NIL).then(|| &mail.nodes[self.first].item)
     }
 
     /// Takes the item that has waited longest (Q1).

@@ -17,6 +17,7 @@ use leaves::Leaves;
 pub(crate) use patch::{LINE_BYTES, Lines, differing, lines_of};
 
 use crate::image::Image;
+use crate::log::Place;
 
 /// Size of a frame, and of a page of an image.
 pub const PAGE_BYTES: usize = 4096;
@@ -77,6 +78,16 @@ impl Slot {
     }
 }
 
+/// Where the bytes of a page are that is in the log only.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Away {
+    /// The record that has the page as it once was.
+    pub(crate) record: Place,
+    /// What has changed of it since, as `image/delta.rs` encodes it: lists of runs, one after the
+    /// other.
+    pub(crate) changes: Vec<u8>,
+}
+
 /// What a change takes from the store at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Need {
@@ -100,7 +111,7 @@ pub struct PageStore {
 
 impl PageStore {
     /// A store over `frames`, whose bytes may hold anything; a rest shorter than a page stays
-    /// unused. Touches no frame. Panics past 2^31 - 1 frames (8 TiB).
+    /// unused. Touches no frame. Panics past 2^30 - 1 frames (4 TiB).
     pub fn new(frames: &'static mut [u8]) -> PageStore {
         let frame_count = (frames.len() / PAGE_BYTES) as u64;
         let node_count_max = frame_count.saturating_mul(u64::from(NODES_PER_FRAME_MAX));
@@ -317,6 +328,33 @@ impl PageStore {
     /// A page with one reference and any bytes.
     pub(crate) fn take_page(&mut self) -> Slot {
         Slot(self.leaves.take())
+    }
+
+    /// A page with one reference whose bytes are in the log: see [`PageStore::ensure_away`].
+    pub(crate) fn take_away_page(&mut self, away: Away) -> Slot {
+        Slot(self.leaves.take_away(away))
+    }
+
+    /// Whether an away page can be taken now, and so many nodes.
+    pub(crate) fn ensure_away(&self, away: &Away, nodes: u32) -> Result<(), PageError> {
+        if self.leaves.pages().free_count() == 0 {
+            let (used_bytes, arena_bytes) = self.leaves.pages().bytes();
+            return Err(PageError::Full { used_bytes, arena_bytes });
+        }
+        self.ensure(Need { frames: away.changes.len().div_ceil(PAGE_BYTES) as u32, nodes })
+    }
+
+    /// Where a page's bytes are, if they are not in memory: the page is not read and not changed
+    /// before [`PageStore::fill`].
+    pub(crate) fn away(&self, slot: Slot) -> Option<&Away> {
+        if slot.is_absent() { None } else { self.leaves.away(slot.0) }
+    }
+
+    /// Gives an away page its bytes, for all images that have it. On an error nothing changed.
+    pub(crate) fn fill(&mut self, slot: Slot, bytes: &Frame) -> Result<(), PageError> {
+        self.ensure(Need { frames: 1, nodes: 0 })?;
+        self.leaves.fill(slot.0, bytes);
+        Ok(())
     }
 
     /// A node with one reference and no children.

@@ -10,6 +10,7 @@
 
 mod admit;
 mod answers;
+mod apart;
 mod branches;
 mod calls;
 mod chain;
@@ -23,8 +24,10 @@ pub(crate) mod journal;
 mod lifecycle;
 mod listing;
 mod lost;
+mod paging;
 mod queue;
 mod record;
+mod recovery;
 mod replay;
 pub(crate) mod serving;
 mod survey;
@@ -33,11 +36,12 @@ mod turns;
 mod verbs;
 mod wakes;
 
-use crate::agent::State;
+use crate::agent::{Residence, State};
 use crate::behaviour::{Behaviour, Draft, Native};
 use crate::directory::{Directory, Route};
 use crate::id::{AgentId, CallId, Nanos, Series, ShardId, TenantId};
 use crate::key::AgentKey;
+use crate::log::Place;
 use crate::mailbox::{Item, Mail, Waiting};
 use crate::page::PageStore;
 use crate::refusal::Refusal;
@@ -57,7 +61,8 @@ use wakes::Wakes;
 
 pub use config::{Counters, PartitionConfig, RosterChange, TurnReport};
 pub use journal::{Flush, Live, Made};
-pub use replay::{Last, LoadError, Recovery};
+pub use recovery::{Last, Recovery};
+pub use replay::LoadError;
 pub use survey::{ChainView, Heading};
 pub use wakes::Awaits;
 
@@ -97,6 +102,8 @@ pub struct Partition {
     compacting: Option<(u32, u32)>,
     /// COMMITs of branches whose parent, named first, is on its way from the log.
     commits: Vec<(AgentId, Address, Origin)>,
+    /// Records that agents wait for.
+    arrivals: BTreeMap<AgentId, Rc<Vec<Place>>>,
 }
 
 /// Whom a request names.
@@ -138,6 +145,7 @@ impl Partition {
             hand: 0,
             compacting: None,
             commits: Vec::new(),
+            arrivals: BTreeMap::new(),
         }
     }
 
@@ -222,11 +230,25 @@ impl Partition {
 
     /// Serves one mailbox item of the next agent, round robin; `None` when no agent has any.
     pub fn run_turn(&mut self, now: Nanos) -> Option<TurnReport> {
-        let slot = self.queue.pop(&mut self.agents)?;
+        loop {
+            let slot = self.queue.pop(&mut self.agents)?;
+            if self.agents[slot].partly && self.waits_for_pages(slot) {
+                continue;
+            }
+            if let Some(report) = self.serve_next(now, slot) {
+                return Some(report);
+            }
+        }
+    }
+
+    /// Serves an agent's next item; `None` when its turn waits for pages.
+    fn serve_next(&mut self, now: Nanos, slot: u32) -> Option<TurnReport> {
         self.touch(slot);
         let agent = &mut self.agents[slot];
         agent.used = true;
         let id = agent.id;
+        let again = if agent.partly { self.copy_of_message(slot) } else { None };
+        let agent = &mut self.agents[slot];
         let paused = agent.rare.as_mut().and_then(|rare| rare.paused.take());
         let ran = if let Some(serving) = paused {
             self.resume_turn(now, slot, serving)
@@ -238,6 +260,10 @@ impl Partition {
                 Item::Restored => self.restored_turn(now, slot),
             }
         };
+        if again.is_some() && self.takes_again(slot, again) {
+            self.publish();
+            return None;
+        }
         // The agent may have ended, and its slot may have another one already.
         if let Some(agent) = self.agents.get(slot)
             && agent.id == id
@@ -381,12 +407,14 @@ impl Partition {
             assert_eq!(queued, agent.is_due(), "V3: {key}");
             assert!(!agent.is_paused() || !agent.state().is_held(), "V3: {key} has paused");
             let quarantined = agent.state() == State::Quarantined;
-            assert!(!quarantined || agent.mailbox.is_empty(), "A2: {key}");
+            let served = agent.mailbox.is_empty() || agent.residence != Residence::Warm;
+            assert!(!quarantined || served, "A2: {key}");
             self.check_kin(slot, agent);
             mail_count += agent.mailbox.count();
             call_count += agent.all_calls().count();
-            let cold = agent.residence != crate::agent::Residence::Warm;
+            let cold = agent.residence != Residence::Warm;
             assert!(!cold || agent.logged.is_some(), "L1: {key} is nowhere");
+            self.check_away(slot, agent);
             let listed = self.journal.list().any(|dirty| dirty.slot == slot);
             assert_eq!(listed, agent.dirty != 0, "J1: {key}");
         }

@@ -321,7 +321,7 @@ fn e3_one_that_cannot_be_read_gives_up_what_it_awaits() {
     let events = std::mem::take(world.partition.events());
     let [Event::Load { agent, places }] = &events[..] else { panic!("{events:?}") };
     let damaged: Vec<Vec<u8>> = places.iter().map(|_| vec![0; 64]).collect();
-    world.partition.loaded(world.now, *agent, places, Ok(&damaged));
+    world.partition.loaded(world.now, *agent, places, Ok(damaged));
     world.run();
     assert_eq!(text(world.take(slept)), "DROPPED");
     assert_eq!((cold(&world), world.partition.due_next()), ((1, 1), None));

@@ -15,9 +15,18 @@ use std::path::{Path, PathBuf};
 use writer::{Writer, batches};
 
 /// The format of today.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// When the sample's sleeper wakes.
 const WAKES_AT: u64 = 1_000_000_000_000;
+/// Length of the sample's large agent.
+const LARGE_BYTES: u32 = 6 * 4096 + 100;
+
+/// The large agent's bytes, of which pages are in records of their own.
+fn large() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..LARGE_BYTES).map(|at| (at / 4096) as u8 + 1).collect();
+    bytes[9_000..9_007].copy_from_slice(b"changed");
+    bytes
+}
 
 fn golden_path(format: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/log-{format}"))
@@ -36,6 +45,13 @@ fn sample() -> Writer {
     log.says("counter/k", "1");
     assert_eq!(log.says("sleeper/s", &WAKES_AT.to_string()), "asleep");
     log.flush();
+    let mut bytes = large();
+    bytes[9_000..9_007].fill(3);
+    log.ask("notebook/large", Verb::Create { image_bytes: 0 }).expect("made");
+    log.ask("notebook/large", Verb::Write { offset: 0, bytes: bytes.into() }).expect("written");
+    log.flush();
+    let bytes = Bytes::from_static(b"changed");
+    log.ask("notebook/large", Verb::Write { offset: 9_000, bytes }).expect("written");
     log.says("counter/a", "4");
     log.ask("notebook/n", Verb::Checkpoint { label: Some("start".into()) }).expect("kept");
     log.flush();
@@ -59,6 +75,13 @@ fn sample() -> Writer {
 
 /// What the sample's agents are, in a log of this format.
 fn check(log: &mut Writer, format: u32) {
+    if format >= 3 {
+        for (offset, len_bytes) in [(20_000, 50), (8_990, 30), (0, LARGE_BYTES)] {
+            let read = log.ask("notebook/large", Verb::Read { offset, len_bytes });
+            let expected = large()[offset as usize..][..len_bytes as usize].to_vec();
+            assert_eq!(read, Ok(Reply::Payload(Some(expected.into()))), "from {offset}");
+        }
+    }
     if format >= 2 {
         let cold = log.partition.counters().cold;
         log.wait_until(Nanos(WAKES_AT - 1_000_000));

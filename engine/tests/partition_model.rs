@@ -68,7 +68,12 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..3usize).prop_map(|pages| Act::Create { image_bytes: pages * 4096 }),
         5 => (-3..1000i64).prop_map(Act::Add),
         1 => any::<i64>().prop_map(Act::Add),
-        5 => (0..20_000usize, 0..3u8, 0..9_000usize)
+        4 => (0..20_000usize, 0..3u8, 0..9_000usize)
+            .prop_map(|(at, byte, len)| Act::Write { at, byte, len }),
+        // Enough for pages in records of their own.
+        2 => (0..40_000usize, 1..4u8, 0..40_000usize)
+            .prop_map(|(at, byte, len)| Act::Write { at, byte, len }),
+        1 => (0..70_000usize, 0..3u8, 1..200usize)
             .prop_map(|(at, byte, len)| Act::Write { at, byte, len }),
         2 => Just(Act::Checkpoint),
         3 => version().prop_map(Act::Rollback),

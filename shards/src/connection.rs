@@ -44,6 +44,8 @@ pub enum Mark {
     LinkSend,
     /// Write to the log; the closing of its files, too, which does not complete.
     LogWrite,
+    /// Zeros ahead of the log's writes.
+    LogAhead,
     /// Read of a record, by the number of the read.
     LogRead(u32),
     /// Read at a start, by the number of the piece.
@@ -63,6 +65,7 @@ impl Mark {
             Mark::LogWrite => (6, 0),
             Mark::LogRead(idx) => (7, idx),
             Mark::LogScan(idx) => (8, idx),
+            Mark::LogAhead => (9, 0),
         };
         Token(kind << 32 | u64::from(idx))
     }
@@ -80,6 +83,7 @@ impl Mark {
             6 => Mark::LogWrite,
             7 => Mark::LogRead(idx),
             8 => Mark::LogScan(idx),
+            9 => Mark::LogAhead,
             kind => unreachable!("C2: no operation of kind {kind} was submitted"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns: segments, where the next batch goes, batches that wait, what the disk said.  Not: what
 //! records say (the engine), reads (`log/read.rs`; at a start `log/scan.rs`), which segments go
-//! (`log/upkeep.rs`), second names for a snapshot (`log/cut.rs`), real files (`log/folder.rs`).
+//! (`log/upkeep.rs`), room made ready (`log/ahead.rs`), second names for a snapshot (`log/cut.rs`), real files (`log/folder.rs`).
 //! G1  one batch is in flight at a time, so that only the last one can be torn.
 //! G2  a flush is reported when all batches of it are on disk, and never else.
 //! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
@@ -12,7 +12,9 @@
 //! G5  a segment goes only while nothing is on its way: what was brought forward out of it is on
 //!     disk elsewhere.
 
+mod ahead;
 mod cut;
+mod files;
 pub mod folder;
 mod read;
 pub(crate) mod scan;
@@ -20,6 +22,7 @@ mod upkeep;
 
 use crate::connection::{Mark, Todo};
 use crate::driver::{Done, Driver, Handle, Op};
+use ahead::Ahead;
 use cut::Cut;
 use heronry_engine::log::{
     BATCH_ALIGN_BYTES, BATCH_BYTES_MAX, BatchHead, HEAD_BYTES, LogKey, Packer, Place,
@@ -30,8 +33,8 @@ use read::{Load, Read};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+
+pub use files::{LogFile, LogFiles};
 
 /// Bytes of records that one pass makes, about: some tenths of a millisecond of work.
 const FLUSH_BYTES_MAX: usize = 512 << 10;
@@ -43,33 +46,6 @@ const FULL_PAUSE: Nanos = Nanos::from_ms(100);
 const SEGMENTS_MAX: usize = 4;
 /// Pause between two passes that empty a segment when there is nothing else to do.
 const COMPACT_PAUSE: Nanos = Nanos::from_ms(1);
-
-/// A file of the log.
-pub enum LogFile {
-    /// A real one, for the driver to adopt.
-    Fd(OwnedFd),
-    /// One that the driver has.
-    Handle(Handle),
-}
-
-/// The files of one shard's log.
-pub trait LogFiles {
-    /// Numbers of the segments that are there, ascending, and the first to read at a start, where
-    /// one was noted.
-    fn list(&mut self) -> io::Result<(Vec<u32>, Option<u32>)>;
-    /// Bytes of a segment up to the last that was ever written, or more.
-    fn written_bytes(&mut self, number: u32) -> io::Result<u64>;
-    /// A segment to write, made with all its room if it is not there.
-    fn create(&mut self, number: u32, len_bytes: u64) -> io::Result<LogFile>;
-    /// A segment to read.
-    fn open(&mut self, number: u32) -> io::Result<LogFile>;
-    /// Notes the first segment to read at a start, for good.
-    fn set_first(&mut self, number: u32) -> io::Result<()>;
-    /// Removes a segment that nobody reads any more.
-    fn remove(&mut self, number: u32) -> io::Result<()>;
-    /// Gives all that is there second names in `folder`, which is made.
-    fn link_into(&mut self, folder: &Path) -> io::Result<()>;
-}
 
 /// What a log is to be like.
 pub struct LogPlan {
@@ -131,6 +107,7 @@ pub(crate) struct Log {
     ready_bytes: usize,
     writing: Option<Ready>,
     writer: Option<(u32, Handle)>,
+    ahead: Ahead,
     spare: Vec<u8>,
     /// When what has changed is written, if nobody asks for it before.
     due: Option<Nanos>,
@@ -153,6 +130,8 @@ pub(crate) struct Log {
     victim: Option<(u32, u32)>,
     /// Segments that could not be emptied.
     spared: BTreeSet<u32>,
+    /// Bytes of the segments that are written no more.
+    lengths: BTreeMap<u32, u64>,
     /// Whether what was written last is of a flush that is not whole.
     void: bool,
     /// Whether segments may have become useless.
@@ -173,6 +152,12 @@ impl Log {
         // A list that cannot be read now was read a moment ago.
         let (segments, first) = plan.files.list().unwrap_or_default();
         let first = first.or(segments.first().copied()).unwrap_or(0);
+        let mut lengths = BTreeMap::new();
+        for segment in &segments {
+            // One that cannot be trimmed keeps its room.
+            let bytes = plan.files.trim(*segment).unwrap_or(plan.segment_bytes.into());
+            lengths.insert(*segment, bytes);
+        }
         // Each life begins with a new segment: after many short ones the old are soon emptied.
         let index_bytes = if segments.len() > SEGMENTS_MAX { plan.index_bytes } else { 0 };
         Log {
@@ -185,6 +170,7 @@ impl Log {
             ready_bytes: 0,
             writing: None,
             writer: None,
+            ahead: Ahead::default(),
             spare: Vec::new(),
             due: None,
             full_until: None,
@@ -200,6 +186,7 @@ impl Log {
             first,
             victim: None,
             spared: BTreeSet::new(),
+            lengths,
             void: false,
             untidy: false,
             cut: Cut::default(),
@@ -219,7 +206,7 @@ impl Log {
 
     /// Whether a write or a read is in flight.
     pub(crate) fn is_busy(&self) -> bool {
-        self.writing.is_some() || !self.reads.is_empty()
+        self.writing.is_some() || self.ahead.is_busy() || !self.reads.is_empty()
     }
 
     /// Makes records of what has changed, where it is time for that, and writes. Returns when to
@@ -322,6 +309,7 @@ impl Log {
         let empty = self.end.offset == 0;
         assert!(!empty || self.packer.is_empty(), "G4: no segment holds such a record");
         if !empty {
+            self.lengths.insert(self.end.segment, self.end.offset.into());
             (self.end.segment, self.end.offset) = (self.end.segment + 1, 0);
         }
     }
@@ -390,7 +378,10 @@ impl Log {
                 self.done(partition, done);
                 continue;
             }
-            let segment = next.segment;
+            let (segment, len_bytes) = (next.segment, next.bytes.len() as u32);
+            if self.ahead.blocks(segment, next.offset + len_bytes) {
+                return;
+            }
             let handle = match self.writer {
                 Some((open, handle)) if open == segment => handle,
                 _ => match self.open_writer(segment, driver) {
@@ -404,8 +395,10 @@ impl Log {
             let bytes = std::mem::take(&mut next.bytes);
             self.ready_bytes -= bytes.len();
             let offset = u64::from(next.offset);
+            let batch = (segment, next.offset, len_bytes);
             self.writing = Some(next);
             driver.submit(Mark::LogWrite.token(), Op::WriteDurable { file: handle, offset, bytes });
+            self.ahead.follow(batch, self.plan.segment_bytes, handle, driver);
             return;
         }
     }
@@ -419,8 +412,25 @@ impl Log {
         Ok(handle)
     }
 
+    /// The completion of one of its operations.
+    pub(crate) fn completed(
+        &mut self,
+        now: Nanos,
+        mark: Mark,
+        done: Done<'_>,
+        partition: &mut Partition,
+    ) {
+        match mark {
+            Mark::LogWrite => self.written(done, partition),
+            Mark::LogAhead => self.ahead.done(done),
+            Mark::LogRead(idx) => self.read(now, idx, done, partition),
+            // Of a start, which ended.
+            _ => {}
+        }
+    }
+
     /// A write's completion (G2, G3).
-    pub(crate) fn written(&mut self, done: Done<'_>, partition: &mut Partition) {
+    fn written(&mut self, done: Done<'_>, partition: &mut Partition) {
         let batch = self.writing.take().expect("G1: one write is in flight");
         match done {
             Done::Written(bytes) => {

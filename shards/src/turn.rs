@@ -300,17 +300,11 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             Mark::Send(idx) => connections.sent(idx, completion.done),
             Mark::LinkReceive => link.received(completion.done),
             Mark::LinkSend => link.sent(completion.done),
-            Mark::LogWrite => {
+            mark @ (Mark::LogWrite | Mark::LogAhead | Mark::LogRead(_) | Mark::LogScan(_)) => {
                 if let Some(log) = log {
-                    log.written(completion.done, partition);
+                    log.completed(now, mark, completion.done, partition);
                 }
             }
-            Mark::LogRead(idx) => {
-                if let Some(log) = log {
-                    log.read(now, idx, completion.done, partition);
-                }
-            }
-            Mark::LogScan(_) => {}
         })
     }
 
@@ -360,11 +354,13 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
     fn run_turns(&mut self) -> usize {
         let started = self.driver.now();
         let mut before = started;
-        let mut count = 0;
+        let (mut count, mut began) = (0, false);
         while self.partition.has_room(before)
             && let Some(key) = self.partition.running_key()
         {
             self.shared.block(self.me).begin_turn(before, key.as_bytes());
+            began = true;
+            // None: whoever was next waits for pages.
             let Some(report) = self.partition.run_turn(before) else { break };
             let after = self.driver.now();
             let spent = after.since(before);
@@ -382,7 +378,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
                 break;
             }
         }
-        if count > 0 {
+        if began {
             self.block().end_turn();
         }
         count

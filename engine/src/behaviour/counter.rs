@@ -19,6 +19,10 @@ impl Behaviour for Counter {
         "keeps a number: N adds the signed decimal N, get replies the value"
     }
 
+    fn reads_by_page(&self) -> bool {
+        true
+    }
+
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
         let mut bytes = [0; 8];
         turn.read(0, &mut bytes);

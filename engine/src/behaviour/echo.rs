@@ -19,6 +19,10 @@ impl Behaviour for Echo {
         "replies the message"
     }
 
+    fn reads_by_page(&self) -> bool {
+        true
+    }
+
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
         turn.reply(message.clone());
         Ok(())

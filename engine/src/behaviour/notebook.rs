@@ -42,6 +42,10 @@ impl Behaviour for Notebook {
         "keeps text: append TEXT, set SLOT TEXT, get SLOT, read [OFFSET LEN], len, resize BYTES"
     }
 
+    fn reads_by_page(&self) -> bool {
+        true
+    }
+
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
         let (verb, rest) = split(message);
         match verb {

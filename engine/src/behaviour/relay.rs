@@ -22,6 +22,10 @@ impl Behaviour for Relay {
         "KEY PAYLOAD calls the agent KEY and replies its reply; !KEY PAYLOAD only sends"
     }
 
+    fn reads_by_page(&self) -> bool {
+        true
+    }
+
     fn on_message(&self, turn: &mut Turn<'_>, message: &Bytes) -> Result<(), Fault> {
         let start = usize::from(message.first() == Some(&b'!'));
         let end = memchr::memchr(b' ', message).unwrap_or(message.len());

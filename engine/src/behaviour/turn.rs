@@ -4,12 +4,14 @@
 //! becomes of the draft (`partition/turns.rs`).
 //! N1  a limit that is broken fails the turn at its end, whatever the behaviour does then.
 //! N2  a turn that pauses has changed nothing: its image and its draft are as they were.
+//! N3  a turn that came upon pages that are not in memory has them noted, and is undone.
 
 use super::{Fault, Restored, too_long};
 use crate::id::{AgentId, CallId, Nanos, Series};
 use crate::image::Image;
 use crate::key::AgentKey;
 use crate::limits::EFFECT_COUNT_MAX;
+use crate::log::Place;
 use crate::page::{PAGE_BYTES, PageStore};
 use crate::refusal::Refusal;
 use bytes::Bytes;
@@ -71,6 +73,8 @@ pub(crate) struct Draft {
     pub(crate) broken: Option<Fault>,
     /// Set while the page store works: a panic then is a bug of the engine, not the behaviour's.
     pub(crate) in_store: bool,
+    /// Records of the away pages that it came upon (N3).
+    pub(crate) missed: Vec<Place>,
 }
 
 impl Draft {
@@ -79,6 +83,7 @@ impl Draft {
         self.held = None;
         self.replies.clear();
         self.effects.clear();
+        self.missed.clear();
         (self.call_count, self.paused, self.broken, self.in_store) = (0, false, None, false);
     }
 }
@@ -104,6 +109,8 @@ pub struct Turn<'a> {
     pub(crate) call_numbers: &'a mut Series,
     pub(crate) request_numbers: &'a mut Series,
     pub(crate) allowance: Allowance,
+    /// Whether pages of the image may be away.
+    pub(crate) partly: bool,
 }
 
 impl Turn<'_> {
@@ -134,6 +141,9 @@ impl Turn<'_> {
 
     /// Fills `out` with the image's bytes from `offset`, zeros past its end.
     pub fn read(&mut self, offset: u64, out: &mut [u8]) {
+        if self.misses(offset, out.len()) {
+            return out.fill(0);
+        }
         self.draft.in_store = true;
         let filled = self.image.read_into(self.store, offset, out);
         self.draft.in_store = false;
@@ -142,6 +152,11 @@ impl Turn<'_> {
 
     /// Appends up to `len` bytes of the image from `offset` to `out`; returns how many there were.
     pub fn read_to(&mut self, offset: u64, len: usize, out: &mut Vec<u8>) -> usize {
+        if self.misses(offset, len) {
+            let count = self.image_len().saturating_sub(offset).min(len as u64) as usize;
+            out.resize(out.len() + count, 0);
+            return count;
+        }
         self.draft.in_store = true;
         let count = self.image.read(self.store, offset, out, len);
         self.draft.in_store = false;
@@ -155,6 +170,9 @@ impl Turn<'_> {
         if end > self.allowance.image_bytes_max {
             return Err(too_long(end, self.allowance.image_bytes_max));
         }
+        if self.misses(offset, bytes.len()) {
+            return Ok(());
+        }
         self.draft.in_store = true;
         let written = self.image.write(self.store, offset, bytes);
         self.draft.in_store = false;
@@ -167,10 +185,27 @@ impl Turn<'_> {
         if len_bytes > self.allowance.image_bytes_max {
             return Err(too_long(len_bytes, self.allowance.image_bytes_max));
         }
+        let cuts = len_bytes < self.image_len() && !len_bytes.is_multiple_of(PAGE_BYTES as u64);
+        if cuts && self.misses(len_bytes, 1) {
+            return Ok(());
+        }
         self.draft.in_store = true;
         let resized = self.image.resize(self.store, len_bytes);
         self.draft.in_store = false;
         Ok(resized?)
+    }
+
+    /// Whether one of these bytes is in a page that is away; it is noted (N3).
+    fn misses(&mut self, offset: u64, len: usize) -> bool {
+        if !self.partly || len == 0 {
+            return false;
+        }
+        let page = |at: u64| u32::try_from(at / PAGE_BYTES as u64).unwrap_or(u32::MAX);
+        let pages = page(offset)..=page(offset.saturating_add(len as u64 - 1));
+        let mut found = Vec::new();
+        self.image.away_in(self.store, pages, &mut found);
+        self.draft.missed.extend_from_slice(&found);
+        !found.is_empty()
     }
 
     /// Ends a slice of the turn, not the turn: [`super::Behaviour::resume`] goes on with it (N2).

@@ -80,7 +80,8 @@ impl Image {
             if level == 0 {
                 let leaf = Leaf { page: slot, unshared };
                 let is_zero = |page: &Frame| page[tail..].iter().all(|byte| *byte == 0);
-                changes = !leaf.with_bytes(store, is_zero);
+                // A page that stays whole may be away.
+                changes = tail < PAGE_BYTES && !leaf.with_bytes(store, is_zero);
                 if changes {
                     plan.need = leaf.change_need(store, lines_of(tail..PAGE_BYTES));
                 }

@@ -2,30 +2,114 @@
 //!
 //! Owns: the encoding of changed pages.  Not: which image is compared with which.
 //!
-//! A delta is: the image's length, the number of pages, and per page, ascending: pages since the
-//! last one, flags (1: read over the template's page, see M5; 2: gone, and nothing more), number of
-//! runs, and per run: bytes since the end of the last one, length, bytes.
+//! A delta is: the image's length, and pages. Pages are: their number, and per page, ascending: pages
+//! since the last one, flags (see [`OVER`] and those after it), and without `GONE` and `ELSEWHERE`
+//! the number of runs, and per run: bytes since the end of the last one, length, bytes. A record of
+//! pages (`log/record.rs`) holds pages only, each told from zeros.
 //! E1  a delta applied to what it was made against gives the image again, byte for byte.
 //! E2  one that is applied to something else fails or gives some image; it never panics.
+//! E3  a page whose bytes are not in memory is told by the record that has them, and none is told
+//!     from its bytes.
 
 use super::{Image, PAGE, page_of};
 use crate::limits::IMAGE_BYTES_MAX;
-use crate::log::RecordError;
-use crate::log::wire::{Reader, put_number};
-use crate::page::{Frame, LINE_BYTES, Lines, PAGE_BYTES, PageStore, ZERO_PAGE};
+use crate::log::wire::{Reader, put_bytes, put_number};
+use crate::log::{Place, RecordError};
+use crate::page::{Away, Frame, LINE_BYTES, Lines, PAGE_BYTES, PageStore, ZERO_PAGE, differing};
 
 /// Equal bytes between two changed ones that are written along with them: a run's head takes about
 /// as many.
 const GAP_BYTES: usize = 4;
-/// Flag of a page that is read over the template's.
+/// Flag of a page that is read over the template's (M5).
 const OVER: u8 = 1;
-/// Flag of a page that the image has not got.
+/// Flag of a page that the image has not got, with nothing after it.
 const GONE: u8 = 2;
+/// Flag of a page in a record of pages; after it, which of its chain's, and the length and bytes of
+/// what has changed since: lists of runs.
+const ELSEWHERE: u8 = 4;
+/// Flag of a page that is told from zeros, not from the base's.
+const FRESH: u8 = 8;
 
 /// What lies under a page: the template's, or nothing.
 pub(crate) type Under<'u> = dyn Fn(u32) -> Option<&'u Frame> + 'u;
 
+/// Which pages a delta tells by the record that has them (E3).
+#[derive(Clone, Copy)]
+pub(crate) enum Elsewhere<'a> {
+    /// These pages, ascending, each in the record of this number.
+    Told(&'a [(u32, u32)]),
+    /// Pages that are away, in the records of pages that the chain has, ascending.
+    Chain(&'a [Place]),
+}
+
+impl Elsewhere<'_> {
+    /// No page; none is away.
+    pub(crate) const NOWHERE: Elsewhere<'static> = Elsewhere::Told(&[]);
+
+    /// The number of the record that has a page, and what has changed since.
+    fn record_of<'a>(&self, page: u32, away: Option<&'a Away>) -> Option<(u32, &'a [u8])> {
+        match self {
+            Elsewhere::Told(pages) => {
+                let at = pages.binary_search_by_key(&page, |(page, _)| *page).ok()?;
+                Some((pages[at].1, &[]))
+            }
+            Elsewhere::Chain(records) => {
+                let Away { record, changes } = away?;
+                let at = records.binary_search(record).expect("P9: an away page is in its chain");
+                Some((at as u32, changes))
+            }
+        }
+    }
+}
+
+/// The records of pages that a chain has, while its images are made again.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages<'a> {
+    /// Where they lie.
+    pub(crate) records: &'a [Place],
+    /// The bodies of those that were read.
+    pub(crate) read: &'a [(Place, &'a [u8])],
+}
+
+impl Pages<'_> {
+    /// For bytes that name no record.
+    pub(crate) const NONE: Pages<'static> = Pages { records: &[], read: &[] };
+}
+
 impl Image {
+    /// Whether half of page `page` or more may have changed since `base`, and it can be told from
+    /// zeros.
+    pub(crate) fn changes_much(&self, base: &Image, store: &PageStore, page: u32) -> bool {
+        let (old, new) = (base.leaf(store, page).page, self.leaf(store, page).page);
+        if new.is_absent() || u64::from(page) * PAGE >= self.len_bytes || store.is_over(new) {
+            return false;
+        }
+        if old.is_absent() || store.away(old).is_some() {
+            return true;
+        }
+        let mut lines = store.lines_since(old, new);
+        if lines == !0 {
+            let (mut a, mut b) = (ZERO_PAGE, ZERO_PAGE);
+            let old = store.page(old, &ZERO_PAGE, &mut a);
+            lines = differing(old, store.page(new, &ZERO_PAGE, &mut b), !0);
+        }
+        lines.count_ones() >= Lines::BITS / 2
+    }
+
+    /// Appends these pages, ascending and over no template's, as a record of pages holds them.
+    pub(crate) fn put_pages(&self, store: &PageStore, pages: &[u32], out: &mut Vec<u8>) {
+        put_number(out, pages.len() as u64);
+        let mut next = 0;
+        for page in pages {
+            put_number(out, u64::from(page - next));
+            next = page + 1;
+            out.push(FRESH);
+            let mut scratch = ZERO_PAGE;
+            let bytes = self.page(store, *page, &ZERO_PAGE, &mut scratch);
+            put_runs(&ZERO_PAGE, bytes.unwrap_or(&ZERO_PAGE), !0, out);
+        }
+    }
+
     /// Appends what makes this image of `base`. Cost: the nodes that they do not share, and the
     /// lines in which their pages differ.
     pub(crate) fn put_delta(
@@ -33,6 +117,7 @@ impl Image {
         base: &Image,
         store: &PageStore,
         under: &Under<'_>,
+        elsewhere: Elsewhere<'_>,
         out: &mut Vec<u8>,
     ) {
         let mut pages = Vec::new();
@@ -51,8 +136,21 @@ impl Image {
                 out.push(GONE);
                 continue;
             }
+            if let Some((record, changes)) = elsewhere.record_of(page, store.away(new)) {
+                out.push(ELSEWHERE);
+                put_number(out, record.into());
+                put_bytes(out, changes);
+                continue;
+            }
+            let over = if store.is_over(new) { OVER } else { 0 };
+            if store.away(old).is_some() {
+                out.push(over | FRESH);
+                let new = self.page(store, page, below, &mut new_scratch).unwrap_or(below);
+                put_runs(&ZERO_PAGE, new, !0, out);
+                continue;
+            }
             let lines = if old.is_absent() { !0 } else { store.lines_since(old, new) };
-            out.push(if store.is_over(new) { OVER } else { 0 });
+            out.push(over);
             let old = base.page(store, page, below, &mut old_scratch).unwrap_or(below);
             let new = self.page(store, page, below, &mut new_scratch).unwrap_or(below);
             put_runs(old, new, lines, out);
@@ -60,11 +158,13 @@ impl Image {
     }
 
     /// Makes of this image, which is the delta's base, what the delta was made of (E1, E2). On an
-    /// error the image is some image of the store, to be released.
+    /// error the image is some image of the store, to be released. Pages in records that were not
+    /// read are away.
     pub(crate) fn apply_delta(
         &mut self,
         store: &mut PageStore,
         under: &Under<'_>,
+        pages: Pages<'_>,
         reader: &mut Reader<'_>,
     ) -> Result<(), RecordError> {
         let len_bytes = reader.number()?;
@@ -72,26 +172,47 @@ impl Image {
             return Err(RecordError::BadField { what: "an image's length", value: len_bytes });
         }
         let page_count = reader.count()?;
-        self.resize(store, len_bytes)?;
-        let mut next = 0u64;
-        let mut scratch = ZERO_PAGE;
-        for _ in 0..page_count {
-            let page = next.saturating_add(reader.number()?);
-            if page * PAGE >= len_bytes {
-                return Err(RecordError::BadField { what: "a page's number", value: page });
-            }
-            next = page + 1;
-            let page = page as u32;
-            let flags = reader.byte()?;
+        self.resize_away(store, len_bytes)?;
+        let mut told = false;
+        let mut walk = Walk { next: 0, left: page_count };
+        while let Some((page, flags)) = walk.next(len_bytes, reader)? {
             if flags & GONE != 0 {
                 self.drop_page(store, page)?;
                 continue;
             }
-            let over = flags & OVER != 0;
+            if flags & ELSEWHERE != 0 {
+                let at: usize = reader.small("a record of pages")?;
+                let wrong = RecordError::BadField { what: "a record of pages", value: at as u64 };
+                let record = *pages.records.get(at).ok_or(wrong)?;
+                let changes = reader.bytes()?;
+                take_all_runs(&mut { ZERO_PAGE }, changes)?;
+                self.put_away(store, page, Away { record, changes: changes.to_vec() })?;
+                told = true;
+                continue;
+            }
+            let leaf = self.leaf(store, page).page;
+            if flags & FRESH == 0
+                && let Some(away) = store.away(leaf)
+            {
+                let mut away = away.clone();
+                away.changes.extend_from_slice(skip_runs(reader)?);
+                self.put_away(store, page, away)?;
+                continue;
+            }
+            if flags == 0 && !leaf.is_absent() && !store.is_over(leaf) {
+                self.write_runs(store, page, len_bytes, reader)?;
+                continue;
+            }
             let below = under(page).unwrap_or(&ZERO_PAGE);
-            let mut bytes = *self.page(store, page, below, &mut scratch).unwrap_or(below);
+            let (mut bytes, mut scratch) = (ZERO_PAGE, ZERO_PAGE);
+            if flags & FRESH == 0 {
+                bytes = *self.page(store, page, below, &mut scratch).unwrap_or(below);
+            }
             take_runs(&mut bytes, reader)?;
-            if over && u64::from(page + 1) * PAGE <= len_bytes {
+            if store.away(leaf).is_some() {
+                self.drop_page(store, page)?;
+            }
+            if flags & OVER != 0 && u64::from(page + 1) * PAGE <= len_bytes {
                 self.put_page(store, page, below, &bytes)?;
             } else {
                 let len = (len_bytes - u64::from(page) * PAGE).min(PAGE) as usize;
@@ -99,7 +220,103 @@ impl Image {
                 self.write(store, u64::from(page) * PAGE, &bytes[..len])?;
             }
         }
+        for (record, body) in pages.read.iter().filter(|_| told) {
+            self.fill_from(store, *record, body)?;
+        }
         Ok(())
+    }
+
+    /// Writes runs into a page that is there: what was before stays as a patch, as it was when they
+    /// were made.
+    fn write_runs(
+        &mut self,
+        store: &mut PageStore,
+        page: u32,
+        len_bytes: u64,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), RecordError> {
+        let mut at = u64::from(page) * PAGE;
+        let end = at + PAGE;
+        for _ in 0..reader.count()? {
+            at = at.saturating_add(reader.number()?);
+            let bytes = reader.bytes()?;
+            let next = at.saturating_add(bytes.len() as u64);
+            if next > end {
+                return Err(RecordError::BadField { what: "a run's end", value: next });
+            }
+            let inside = len_bytes.saturating_sub(at).min(bytes.len() as u64) as usize;
+            self.write(store, at, &bytes[..inside])?;
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Gives the away pages that are in this record of pages their bytes. On an error some have
+    /// them.
+    pub(crate) fn fill_from(
+        &self,
+        store: &mut PageStore,
+        record: Place,
+        body: &[u8],
+    ) -> Result<(), RecordError> {
+        let mut reader = Reader::new(body);
+        let mut walk = Walk { next: 0, left: reader.count()? };
+        while let Some((page, _)) = walk.next(IMAGE_BYTES_MAX, &mut reader)? {
+            let Some(away) = self.away(store, page).filter(|away| away.record == record) else {
+                skip_runs(&mut reader)?;
+                continue;
+            };
+            let mut bytes = ZERO_PAGE;
+            take_runs(&mut bytes, &mut reader)?;
+            take_all_runs(&mut bytes, &away.changes)?;
+            self.fill(store, page, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Resizes; where that would clear the end of an away page, that is one more change of it.
+    fn resize_away(&mut self, store: &mut PageStore, len_bytes: u64) -> Result<(), RecordError> {
+        let tail = (len_bytes % PAGE) as usize;
+        if len_bytes < self.len_bytes && tail > 0 {
+            let page = page_of(len_bytes);
+            if let Some(away) = self.away(store, page) {
+                let mut away = away.clone();
+                put_number(&mut away.changes, 1);
+                put_number(&mut away.changes, tail as u64);
+                put_bytes(&mut away.changes, &ZERO_PAGE[tail..]);
+                // Cut at the end of the page, and its end cleared: the cut does not read it.
+                self.resize(store, (u64::from(page) + 1) * PAGE)?;
+                self.put_away(store, page, away)?;
+                self.len_bytes = len_bytes;
+                return Ok(());
+            }
+        }
+        Ok(self.resize(store, len_bytes)?)
+    }
+}
+
+/// Goes through pages: their numbers and flags.
+struct Walk {
+    next: u64,
+    left: usize,
+}
+
+impl Walk {
+    fn next(
+        &mut self,
+        len_bytes: u64,
+        reader: &mut Reader<'_>,
+    ) -> Result<Option<(u32, u8)>, RecordError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let page = self.next.saturating_add(reader.number()?);
+        if page >= len_bytes.div_ceil(PAGE) {
+            return Err(RecordError::BadField { what: "a page's number", value: page });
+        }
+        self.next = page + 1;
+        Ok(Some((page as u32, reader.byte()?)))
     }
 }
 
@@ -129,6 +346,31 @@ fn put_runs(old: &Frame, new: &Frame, lines: Lines, out: &mut Vec<u8>) {
         out.extend_from_slice(&new[start..end]);
         last = end;
     }
+}
+
+/// Changes a page by lists of runs, one after the other.
+fn take_all_runs(page: &mut Frame, bytes: &[u8]) -> Result<(), RecordError> {
+    let mut reader = Reader::new(bytes);
+    while !reader.is_empty() {
+        take_runs(page, &mut reader)?;
+    }
+    Ok(())
+}
+
+/// Passes over a list of runs, which it checks; its bytes.
+fn skip_runs<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], RecordError> {
+    let before = reader.rest();
+    let mut end = 0usize;
+    for _ in 0..reader.count()? {
+        end = end.saturating_add(reader.small("a run's start")?);
+        let len: usize = reader.small("a run's length")?;
+        end = end.saturating_add(len);
+        if end > PAGE_BYTES {
+            return Err(RecordError::BadField { what: "a run's end", value: end as u64 });
+        }
+        reader.take(len)?;
+    }
+    Ok(&before[..before.len() - reader.rest().len()])
 }
 
 fn take_runs(page: &mut Frame, reader: &mut Reader<'_>) -> Result<(), RecordError> {
@@ -219,17 +461,19 @@ mod tests {
             let mut base = image.share(&mut here);
             let mut copy = Image::EMPTY;
             let mut out = Vec::new();
-            image.put_delta(&Image::EMPTY, &here, &under, &mut out);
-            copy.apply_delta(&mut there, &under, &mut Reader::new(&out)).expect("its own delta");
+            image.put_delta(&Image::EMPTY, &here, &under, Elsewhere::NOWHERE, &mut out);
+            copy.apply_delta(&mut there, &under, Pages::NONE, &mut Reader::new(&out))
+                .expect("its own delta");
             for changes in [&first, &second] {
                 for change in changes {
                     apply(&mut image, &mut here, change, &under);
                 }
                 let mut out = Vec::new();
-                image.put_delta(&base, &here, &under, &mut out);
+                image.put_delta(&base, &here, &under, Elsewhere::NOWHERE, &mut out);
                 let before = copy.share(&mut there);
                 let mut reader = Reader::new(&out);
-                copy.apply_delta(&mut there, &under, &mut reader).expect("its own delta");
+                copy.apply_delta(&mut there, &under, Pages::NONE, &mut reader)
+                    .expect("its own delta");
                 before.release(&mut there);
                 prop_assert!(bytes_of(&image, &here, &under) == bytes_of(&copy, &there, &under));
                 // What was made of a delta is changed further as the image itself is.
@@ -240,7 +484,8 @@ mod tests {
                 std::mem::replace(&mut base, image.share(&mut here)).release(&mut here);
                 for cut in (0..out.len()).step_by(7) {
                     let mut other = copy.share(&mut there);
-                    let _ = other.apply_delta(&mut there, &under, &mut Reader::new(&out[..cut]));
+                    let mut reader = Reader::new(&out[..cut]);
+                    let _ = other.apply_delta(&mut there, &under, Pages::NONE, &mut reader);
                     other.release(&mut there);
                 }
             }
@@ -257,7 +502,7 @@ mod tests {
         let base = image.share(&mut store);
         image.write(&mut store, 30_000, &[9; 100]).expect("room");
         let mut out = Vec::new();
-        image.put_delta(&base, &store, &|_| None, &mut out);
+        image.put_delta(&base, &store, &|_| None, Elsewhere::NOWHERE, &mut out);
         assert!(out.len() < 120, "{} bytes for 100 that changed", out.len());
     }
 }

@@ -5,7 +5,8 @@
 //! | bytes   | what                                                                      |
 //! |---------|---------------------------------------------------------------------------|
 //! | 0..8    | `HERONLOG`                                                                |
-//! | 8..10   | format: 2; in 1 no record says until when its agent sleeps                |
+//! | 8..10   | format: 3; in 1 no record says until when its agent sleeps, in 1 and 2    |
+//! |         | none holds pages apart                                                    |
 //! | 10..12  | shard                                                                     |
 //! | 12..16  | epoch: which life of the shard wrote it                                   |
 //! | 16..24  | sequence: counts up by one from batch to batch, across epochs             |
@@ -33,7 +34,7 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 pub const HEAD_BYTES: usize = 96;
 
 const MAGIC: &[u8; 8] = b"HERONLOG";
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const FORMAT_FIRST: u16 = 1;
 const HASHED_BYTES: usize = 64;
 

@@ -47,10 +47,15 @@ pub enum Kind {
     IndexBegin = 8,
     /// It has ended: reading may begin where it began.
     IndexEnd = 9,
+    /// Pages of the [`Kind::Split`] that comes next, which names the records of pages before it by
+    /// their numbers, from 0. Each can be read alone.
+    Pages = 10,
+    /// An agent as it is, as a [`Kind::Whole`], but most of its pages are in records before it.
+    Split = 11,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 11] = [
         Kind::Whole,
         Kind::Change,
         Kind::Fork,
@@ -60,7 +65,19 @@ impl Kind {
         Kind::Orphan,
         Kind::IndexBegin,
         Kind::IndexEnd,
+        Kind::Pages,
+        Kind::Split,
     ];
+
+    /// Whether an agent's chain begins with it, alone or with the records before it.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Kind::Whole | Kind::Split)
+    }
+
+    /// Whether it belongs to a record of its agent that comes after it.
+    pub fn is_part(self) -> bool {
+        matches!(self, Kind::Part | Kind::Pages)
+    }
 }
 
 /// Why bytes are no record of use. Nothing changed.
@@ -89,6 +106,14 @@ pub enum RecordError {
     /// It goes on where nothing began.
     #[error("it changes agent {:032x}, of which no whole record comes before it", .0.0)]
     NoBase(AgentId),
+    /// Records of pages are not all there.
+    #[error("it rests on {count} records of pages, and {found} come before it")]
+    NoPages {
+        /// How many it says.
+        count: u32,
+        /// How many there are.
+        found: u32,
+    },
     /// It names a version that the chain has not.
     #[error("it names version {0}, which its chain does not have")]
     NoVersion(u64),

@@ -42,6 +42,11 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty()
     }
 
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], RecordError> {
         let short = RecordError::Short { missing_bytes: len.saturating_sub(self.bytes.len()) };
         let (taken, rest) = self.bytes.split_at_checked(len).ok_or(short)?;

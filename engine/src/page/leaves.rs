@@ -11,10 +11,12 @@
 //! P7  a page's bytes change only while it has one reference, and what its patch shows does not
 //!     change then: the lines about to change are saved in the patch first (P1).
 //! P8  frames and patches, which are on the heap, count at most what all frames would.
+//! P9  an *away* page has its bytes in the log only, but for changes of them. It may be shared and
+//!     ended; it is read, changed and patched over only once it was filled, and has a frame then.
 
 use super::counts::{LIST_END, RefTable};
 use super::patch::{LINE_BYTES, Line, Lines, Patch, differing, each, lines, lines_mut, lines_of};
-use super::{Frame, PAGE_BYTES};
+use super::{Away, Frame, PAGE_BYTES};
 use crate::slots::{NIL, Slots};
 
 /// A patch of more lines becomes a page with a frame: as a patch it would save less than half. One
@@ -22,11 +24,13 @@ use crate::slots::{NIL, Slots};
 const PATCH_LINES_MAX: usize = 32;
 /// Pages for each frame there is, at most: so many may be patched.
 const PAGES_PER_FRAME_MAX: u64 = 40;
-/// The word of a page that says where its bytes are: a frame, or with [`PATCHED`] a patch.
+/// The word of a page that says where its bytes are: a frame, with [`PATCHED`] a patch, or with
+/// [`AWAY`] a record.
 const HOME: usize = 1;
 /// The word of a page that says which page is patched over it, plus one; 0: none.
 const OLDER: usize = 2;
 const PATCHED: u32 = 1 << 31;
+const AWAY: u32 = 1 << 30;
 
 /// The pages of a store.
 pub(super) struct Leaves {
@@ -36,12 +40,14 @@ pub(super) struct Leaves {
     pages: RefTable<3>,
     patches: Slots<Patch>,
     patch_bytes: u64,
+    /// Where the bytes of away pages are (P9).
+    aways: Slots<Away>,
 }
 
 impl Leaves {
     /// No pages yet. Touches no frame.
     pub(super) fn new(frames: &'static mut [Frame]) -> Leaves {
-        assert!(frames.len() < LIST_END as usize, "P2: more frames than a count can link");
+        assert!(frames.len() < AWAY as usize, "P2: more frames than a page can name");
         let page_count = (frames.len() as u64 * PAGES_PER_FRAME_MAX).min(u64::from(LIST_END));
         Leaves {
             frames_used: RefTable::new(frames.len() as u32),
@@ -49,6 +55,7 @@ impl Leaves {
             pages: RefTable::new(page_count as u32),
             patches: Slots::new(),
             patch_bytes: 0,
+            aways: Slots::new(),
         }
     }
 
@@ -81,6 +88,9 @@ impl Leaves {
 
     /// Bytes that a page takes by itself, at most those of a frame.
     pub(super) fn bytes_of(&self, page: u32) -> u64 {
+        if let Some(away) = self.away(page) {
+            return away.changes.len() as u64;
+        }
         let frame = PAGE_BYTES as u64;
         self.patch(page).map_or(frame, |number| self.patches[number].bytes().min(frame))
     }
@@ -108,6 +118,30 @@ impl Leaves {
         self.page_at(frame)
     }
 
+    /// A page whose bytes are away (P9). The caller has ensured room for its changes.
+    pub(super) fn take_away(&mut self, away: Away) -> u32 {
+        self.patch_bytes += away.changes.len() as u64;
+        let home = self.aways.insert(away) | AWAY;
+        self.page_at(home)
+    }
+
+    /// Where a page's bytes are, if it is away (P9).
+    #[inline]
+    pub(super) fn away(&self, page: u32) -> Option<&Away> {
+        let home = self.pages.word(page, HOME);
+        (home & (PATCHED | AWAY) == AWAY).then(|| &self.aways[home & !AWAY])
+    }
+
+    /// Gives an away page its bytes. The caller has ensured room for a frame.
+    pub(super) fn fill(&mut self, page: u32, bytes: &Frame) {
+        let home = self.pages.word(page, HOME);
+        assert!(home & (PATCHED | AWAY) == AWAY, "P9: filled page {page}, which is not away");
+        self.drop_away(home);
+        let frame = self.frames_used.take().expect("P2: a frame was ensured");
+        self.frames[frame as usize] = *bytes;
+        self.pages.set_word(page, HOME, frame);
+    }
+
     /// A page of these bytes, by what differs from `under` where that is little. The caller has
     /// ensured room for a frame.
     pub(super) fn take_over(&mut self, under: &Frame, bytes: &Frame) -> u32 {
@@ -132,6 +166,7 @@ impl Leaves {
         if !keep_bytes {
             return self.take();
         }
+        assert!(self.away(shared).is_none(), "P9: copied page {shared}, which is away");
         if !self.is_root(shared) {
             let mut bytes = [0; PAGE_BYTES];
             self.compose(shared, under, &mut bytes);
@@ -155,7 +190,7 @@ impl Leaves {
     #[inline]
     pub(super) fn whole(&self, page: u32) -> Option<&Frame> {
         let home = self.pages.word(page, HOME);
-        (home & PATCHED == 0).then(|| &self.frames[home as usize])
+        (home & (PATCHED | AWAY) == 0).then(|| &self.frames[home as usize])
     }
 
     /// Bytes of a page, in its frame or put together in `scratch`.
@@ -262,9 +297,14 @@ impl Leaves {
     pub(super) fn check(&self, expected: &[u32]) {
         self.pages.check(expected);
         let mut frame_refs = vec![0; self.frames_used.fresh() as usize];
-        let (mut patch_count, mut patch_bytes) = (0, 0);
+        let (mut patch_count, mut patch_bytes, mut away_count) = (0, 0, 0);
         for page in (0..self.pages.fresh()).filter(|page| self.pages.is_live(*page)) {
             match self.patch(page) {
+                None if let Some(away) = self.away(page) => {
+                    assert!(self.older(page).is_none(), "P9: page {page} is patched over");
+                    away_count += 1;
+                    patch_bytes += away.changes.len() as u64;
+                }
                 None => frame_refs[self.pages.word(page, HOME) as usize] += 1,
                 Some(number) => {
                     let patch = &self.patches[number];
@@ -282,6 +322,7 @@ impl Leaves {
         }
         self.frames_used.check(&frame_refs);
         assert_eq!((patch_count, patch_bytes), (self.patches.count(), self.patch_bytes), "P8");
+        assert_eq!(away_count, self.aways.count(), "P9: away pages");
         let all_bytes = u64::from(self.frames_used.capacity()) * PAGE_BYTES as u64;
         assert!(self.used_bytes() <= all_bytes, "P8: {} of {all_bytes}", self.used_bytes());
     }
@@ -382,6 +423,7 @@ impl Leaves {
     fn end(&mut self, page: u32) {
         let home = self.pages.word(page, HOME);
         match (self.patch(page), self.older(page)) {
+            (None, None) if home & AWAY != 0 => self.drop_away(home),
             (None, None) => _ = self.frames_used.release(home),
             (None, Some(older)) => {
                 let number = self.patch(older).expect("P5: an older page is patched");
@@ -413,6 +455,10 @@ impl Leaves {
                 }
             }
         }
+    }
+
+    fn drop_away(&mut self, home: u32) {
+        self.patch_bytes -= self.aways.remove(home & !AWAY).changes.len() as u64;
     }
 
     /// The home that a patch gives a page.

@@ -32,6 +32,10 @@ impl Partition {
                 let refusal = self.quarantined(slot);
                 return self.reply(waiting.origin, Err(refusal));
             }
+            State::Suspended | State::Quarantined if self.agents[slot].partly => {
+                self.page_in_all(slot);
+                return self.admit_cold(now, slot, waiting);
+            }
             State::Suspended | State::Quarantined => {
                 self.touch(slot);
                 self.serve(now, slot, waiting);

@@ -175,6 +175,7 @@ impl Partition {
             };
             return self.reply(origin, Err(refusal));
         }
+        self.page_in_all(parent);
         if self.agents[parent].residence != Residence::Warm {
             return self.commit_later(slot, parent, origin);
         }

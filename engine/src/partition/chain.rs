@@ -10,7 +10,7 @@ use super::wakes::Awaits;
 use crate::agent::State;
 use crate::behaviour::Restored;
 use crate::id::{AgentId, CallId, Nanos, VersionId};
-use crate::image::{Image, Under};
+use crate::image::{Image, Pages, Under};
 use crate::key::AgentKey;
 use crate::log::wire::Reader;
 use crate::log::{Kind, RecordError};
@@ -90,6 +90,7 @@ impl Replay {
         reader: &mut Reader<'_>,
         store: &mut PageStore,
         under: &Under<'_>,
+        pages: Pages<'_>,
         dedupe_max: usize,
     ) -> Result<(), RecordError> {
         // For those that read heads only.
@@ -104,7 +105,7 @@ impl Replay {
         self.failure_count = reader.small("its failures")?;
         self.suffix_last = reader.small("its last branch")?;
         self.restored = read_restored(reader)?;
-        self.take_versions(reader, store, under)?;
+        self.take_versions(reader, store, under, pages)?;
         if reader.flag()? {
             self.labels.clear();
             for _ in 0..reader.count()? {
@@ -129,6 +130,7 @@ impl Replay {
         reader: &mut Reader<'_>,
         store: &mut PageStore,
         under: &Under<'_>,
+        pages: Pages<'_>,
     ) -> Result<(), RecordError> {
         for _ in 0..reader.count()? {
             let id = reader.number()?;
@@ -143,7 +145,7 @@ impl Replay {
                     self.versions[at].image.share(store)
                 }
             };
-            if let Err(error) = image.apply_delta(store, under, reader) {
+            if let Err(error) = image.apply_delta(store, under, pages, reader) {
                 image.release(store);
                 return Err(error);
             }

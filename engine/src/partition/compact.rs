@@ -34,12 +34,20 @@ impl Partition {
             return false;
         }
         match agent.residence {
+            Residence::Warm if agent.partly => {
+                self.agents[slot].rewrite = true;
+                self.page_in_all(slot);
+                if self.agents[slot].residence == Residence::Warm {
+                    self.agents[slot].rewrite = false;
+                    self.write_whole(slot);
+                }
+            }
             Residence::Warm => self.write_whole(slot),
             Residence::Cold => {
                 self.agents[slot].rewrite = true;
                 self.load(slot);
             }
-            Residence::Loading => self.agents[slot].rewrite = true,
+            Residence::Loading | Residence::Paging => self.agents[slot].rewrite = true,
         }
         true
     }

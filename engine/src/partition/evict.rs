@@ -5,7 +5,7 @@
 //! bringing back (`replay.rs`, `wakes.rs`).
 //! E1  only what is on disk as it is goes: nothing changed since, no mail.
 //! E2  a chain of many changes is written whole before its agent goes, so that little but the
-//!     whole record is read to bring it back.
+//!     whole record is read to bring it back; not where pages would have to come for that first.
 //! E3  what an agent awaits and whom it owes an answer stays in memory: what comes finds it.
 
 use super::Partition;
@@ -53,11 +53,9 @@ impl Partition {
             if self.wakes_soon(now, agent) && !self.is_nearly_full() {
                 continue;
             }
-            if agent
-                .logged
-                .as_deref()
-                .is_some_and(|chain| chain.change_record_count() > FEW_CHANGES)
-            {
+            let chain = agent.logged.as_deref();
+            let long = chain.is_some_and(|chain| chain.change_record_count() > FEW_CHANGES);
+            if long && !agent.partly {
                 self.touch_whole(slot);
                 continue;
             }
@@ -170,7 +168,7 @@ impl Partition {
         std::mem::replace(&mut agent.versions, none).release(&mut self.store);
         std::mem::replace(&mut agent.image, Image::EMPTY).release(&mut self.store);
         agent.rare.take_if(|rare| rare.calls.is_empty() && rare.held.is_empty());
-        agent.residence = Residence::Cold;
+        (agent.residence, agent.partly) = (Residence::Cold, false);
         self.counters.cold += 1;
         self.counters.evictions += 1;
         self.list_wake(slot);

@@ -16,13 +16,14 @@
 //!     from others is told as gone, its sleeps go on, nothing is done twice.
 //! X3  an import that is refused leaves nothing behind.
 
+use super::apart::Told;
 use super::chain::Replay;
 use super::wakes::Awaits;
 use super::{Address, Partition};
 use crate::agent::Residence;
 use crate::behaviour::{Behaviour, Fault, Restored};
 use crate::id::Nanos;
-use crate::image::Image;
+use crate::image::{Elsewhere, Image, Pages};
 use crate::limits::LABEL_BYTES_MAX;
 use crate::log::RecordError;
 use crate::log::wire::{Reader, put_bytes, put_number, put_option};
@@ -66,7 +67,7 @@ impl Partition {
             out.extend_from_slice(&digest_of(version.image, &self.store, behaviour));
         }
         // X2: what it awaits stays here.
-        self.put_body(slot, Awaits::Nothing, None, &mut out);
+        self.put_body(slot, Awaits::Nothing, None, Told::Nothing, &mut out);
         let (value, limit) = (out.len() as u64, self.config.payload_bytes_max as u64);
         if value > limit {
             return Err(Refusal::Limit {
@@ -161,7 +162,8 @@ impl Partition {
     ) -> Result<(), RecordError> {
         let behaviour = self.templates.behaviour(replay.template);
         let under = |page| behaviour.base_page(page);
-        replay.take(record, &mut self.store, &under, self.config.dedupe_count_max())?;
+        let dedupe_max = self.config.dedupe_count_max();
+        replay.take(record, &mut self.store, &under, Pages::NONE, dedupe_max)?;
         let same = replay.versions.len() == versions.len()
             && replay.versions.iter().zip(versions).all(|(version, (id, digest))| {
                 version.id == *id && digest_of(&version.image, &self.store, behaviour) == *digest
@@ -217,7 +219,8 @@ impl Partition {
 fn digest_of(image: &Image, store: &PageStore, behaviour: &dyn Behaviour) -> [u8; 32] {
     let mut bytes = Vec::new();
     put_option(&mut bytes, behaviour.digest().as_ref().map(|digest| &digest[..]));
-    image.put_delta(&Image::EMPTY, store, &|page| behaviour.base_page(page), &mut bytes);
+    let under = |page| behaviour.base_page(page);
+    image.put_delta(&Image::EMPTY, store, &under, Elsewhere::NOWHERE, &mut bytes);
     *blake3::hash(&bytes).as_bytes()
 }
 

@@ -30,6 +30,8 @@ use std::rc::Rc;
 pub(crate) struct Chain {
     /// Its records, oldest first. Shared with the agent that it was forked from.
     pub(crate) places: Rc<Vec<Place>>,
+    /// How many of the first hold pages only, which can be read alone.
+    pub(crate) page_count: u32,
     /// Bytes of the whole record that it begins with.
     pub(crate) whole_bytes: u64,
     /// Bytes of the changes after it.
@@ -43,8 +45,20 @@ pub(crate) struct Chain {
 impl Chain {
     /// Records of changes, after those of the whole record: a large one is in many.
     pub(crate) fn change_record_count(&self) -> usize {
-        let whole_count = self.whole_bytes as usize / RECORD_BYTES_MAX + 1;
-        self.places.len().saturating_sub(whole_count)
+        let apart_bytes: u64 = self.pages().iter().map(|place| u64::from(place.len_bytes)).sum();
+        let rest_bytes = self.whole_bytes.saturating_sub(apart_bytes) as usize;
+        let whole_count = rest_bytes / RECORD_BYTES_MAX + 1;
+        self.rest().len().saturating_sub(whole_count)
+    }
+
+    /// Its records of pages.
+    pub(crate) fn pages(&self) -> &[Place] {
+        &self.places[..self.page_count as usize]
+    }
+
+    /// The records after them, without which there is no agent.
+    pub(crate) fn rest(&self) -> &[Place] {
+        &self.places[self.page_count as usize..]
     }
 }
 
@@ -70,6 +84,21 @@ pub(super) struct From {
     pub(super) parent: AgentId,
     pub(super) version: u64,
     pub(super) at: Nanos,
+}
+
+/// Records that belong to one that comes after them, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) places: Vec<Place>,
+    /// How many of the first hold pages.
+    pub(super) page_count: u32,
+}
+
+impl Parts {
+    pub(super) fn push(&mut self, kind: Kind, place: Place) {
+        self.places.push(place);
+        self.page_count += u32::from(kind == Kind::Pages);
+    }
 }
 
 /// What the log knows of an agent in the list.
@@ -144,7 +173,7 @@ pub(super) struct Journal {
     durable: u64,
     held: VecDeque<(u64, Event)>,
     /// Parts of a record whose rest has no place yet.
-    parts: Vec<Place>,
+    parts: Parts,
     segments: BTreeMap<u32, Live>,
     /// Where the index stands that is being written: the next slot, and whether it has begun.
     pub(super) index_at: Option<u32>,

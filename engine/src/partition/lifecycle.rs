@@ -7,7 +7,7 @@
 use super::turns::Slice;
 use super::verbs::Requests;
 use super::{Address, Partition, RosterChange};
-use crate::agent::{Agent, Birth, Residence};
+use crate::agent::{Agent, Birth};
 use crate::behaviour::{Behaviour, Fault, Turn};
 use crate::id::Nanos;
 use crate::image::Image;
@@ -140,7 +140,7 @@ impl Partition {
         self.forget_changes(slot);
         let agent = self.agents.remove(slot);
         self.counters.agents -= 1;
-        self.counters.cold -= u64::from(agent.residence != Residence::Warm);
+        self.counters.cold -= u64::from(agent.residence.is_cold());
         self.templates.behaviour(agent.template).forget(agent.id, &mut self.store);
         agent.image.release(&mut self.store);
         agent.versions.release(&mut self.store);

@@ -7,7 +7,8 @@
 //!
 //! | what        | as                                                                             |
 //! |-------------|--------------------------------------------------------------------------------|
-//! | identity    | whole, fork: tenant, key, template number, parent                              |
+//! | pages       | split: how many records of pages are before it                                 |
+//! | identity    | whole, split, fork: tenant, key, template number, parent                       |
 //! | origin      | fork: id, version, time                                                        |
 //! | awaits      | 0 nothing; 1 answers, so it is wanted at a start; 2 a time: which              |
 //! | state       | 0 active, 1 suspended, 2 quarantined; turns; failures; last branch number      |
@@ -26,8 +27,9 @@
 //! where the chain does not have that yet; of an own call that has returned, always its result.
 
 use super::Partition;
+use super::apart::Told;
 use super::calls::Asked;
-use super::journal::{Before, Dirty, Flush, From, Known, Made};
+use super::journal::{Before, Chain, Dirty, Flush, From, Known, Made};
 use super::wakes::Awaits;
 use crate::agent::{Agent, State};
 use crate::behaviour::Restored;
@@ -100,6 +102,7 @@ impl Partition {
                 put_number(out, place.offset.into());
                 put_number(out, place.len_bytes.into());
             }
+            put_number(out, chain.page_count.into());
         });
     }
 
@@ -124,30 +127,22 @@ impl Partition {
             return;
         }
         self.agents[slot].dirty = 0;
+        let long = self.is_long(slot, 0);
+        let agent = &mut self.agents[slot];
+        // Where pages are away, that waits until they are here (O2).
+        agent.rewrite |= long && agent.partly;
+        let partly = agent.partly;
         let agent = &self.agents[slot];
-        let id = agent.id;
-        let (kind, from, before) = match &known {
-            Known::Nothing => (Kind::Whole, None, None),
-            Known::Earlier(_) if self.is_long(slot) => (Kind::Whole, None, None),
-            Known::Earlier(before) => (Kind::Change, None, Some(before)),
-            Known::Branch(from, before) if self.is_in_log(from.parent, from.version) => {
-                (Kind::Fork, Some(*from), Some(before))
+        match &known {
+            Known::Earlier(before) if partly || !long => {
+                if self.differs(agent, before) {
+                    self.put_change(slot, before, flush);
+                }
             }
-            Known::Branch(..) => (Kind::Whole, None, None),
-        };
-        let changed = before.is_none_or(|before| kind == Kind::Fork || self.differs(agent, before));
-        if changed {
-            put(flush, kind, id, from.map(|from| from.parent), |out| {
-                if kind != Kind::Change {
-                    self.identity(slot).put(out);
-                }
-                if let Some(From { parent, version, at }) = from {
-                    out.extend_from_slice(&parent.0.to_le_bytes());
-                    put_number(out, version);
-                    put_number(out, at.0);
-                }
-                self.put_body(slot, self.awaits(agent), before, out);
-            });
+            Known::Branch(from, before) if self.is_in_log(from.parent, from.version) => {
+                self.put_fork(slot, *from, before, flush);
+            }
+            Known::Nothing | Known::Earlier(_) | Known::Branch(..) => self.put_whole(slot, flush),
         }
         match known {
             Known::Nothing => {}
@@ -157,10 +152,50 @@ impl Partition {
         }
     }
 
-    fn is_long(&self, slot: u32) -> bool {
+    fn put_whole(&self, slot: u32, flush: &mut Flush) {
+        let agent = &self.agents[slot];
+        let apart = self.put_apart(slot, flush);
+        let kind = if apart.record_count == 0 { Kind::Whole } else { Kind::Split };
+        put(flush, kind, agent.id, None, |out| {
+            if kind == Kind::Split {
+                put_number(out, apart.record_count.into());
+            }
+            self.identity(slot).put(out);
+            self.put_body(slot, self.awaits(agent), None, Told::Apart(&apart), out);
+        });
+    }
+
+    fn put_fork(&self, slot: u32, from: From, before: &Before, flush: &mut Flush) {
+        let From { parent, version, at } = from;
+        put(flush, Kind::Fork, self.agents[slot].id, Some(parent), |out| {
+            self.identity(slot).put(out);
+            out.extend_from_slice(&parent.0.to_le_bytes());
+            put_number(out, version);
+            put_number(out, at.0);
+            self.put_body(slot, self.awaits(&self.agents[slot]), Some(before), Told::Nothing, out);
+        });
+    }
+
+    /// Puts what has changed, or all, where that is not much more.
+    fn put_change(&self, slot: u32, before: &Before, flush: &mut Flush) {
+        let agent = &self.agents[slot];
+        let (bytes, made) = (flush.bytes.len(), flush.made.len());
+        let pages = agent.logged.as_deref().map_or(&[][..], Chain::pages);
+        put(flush, Kind::Change, agent.id, None, |out| {
+            self.put_body(slot, self.awaits(agent), Some(before), Told::Away(pages), out);
+        });
+        if !agent.partly && self.is_long(slot, (flush.bytes.len() - bytes) as u64) {
+            flush.bytes.truncate(bytes);
+            flush.made.truncate(made);
+            self.put_whole(slot, flush);
+        }
+    }
+
+    /// Whether a chain, with so many bytes of changes more, had better begin anew.
+    fn is_long(&self, slot: u32, more_bytes: u64) -> bool {
         let Some(chain) = &self.agents[slot].logged else { return true };
         chain.change_record_count() >= CHAIN_COUNT_MAX
-            || chain.change_bytes > chain.whole_bytes.max(CHANGE_BYTES_MIN)
+            || chain.change_bytes + more_bytes > chain.whole_bytes.max(CHANGE_BYTES_MIN)
     }
 
     /// Whether a version of an agent is in its chain now.
@@ -171,7 +206,7 @@ impl Partition {
         self.journal.index_at.is_none()
             && agent.dirty == 0
             && agent.logged.is_some()
-            && !self.is_long(slot)
+            && !self.is_long(slot, 0)
             && agent.versions.image_of(crate::VersionId(version)).is_some()
     }
 
@@ -215,6 +250,7 @@ impl Partition {
         slot: u32,
         awaits: Awaits,
         before: Option<&Before>,
+        told: Told<'_>,
         out: &mut Vec<u8>,
     ) {
         let agent = &self.agents[slot];
@@ -228,7 +264,7 @@ impl Partition {
         put_number(out, agent.failure_count.into());
         put_number(out, agent.kin.suffix_last.into());
         put_restored(agent.restored(), out);
-        self.put_versions(agent, before, out);
+        self.put_versions(agent, before, told, out);
         let unchanged = before.is_some_and(|before| self.same_labels(agent, before));
         out.push(u8::from(!unchanged));
         if !unchanged {
@@ -242,7 +278,13 @@ impl Partition {
         self.put_requests(agent, before, out);
     }
 
-    fn put_versions(&self, agent: &Agent, before: Option<&Before>, out: &mut Vec<u8>) {
+    fn put_versions(
+        &self,
+        agent: &Agent,
+        before: Option<&Before>,
+        told: Told<'_>,
+        out: &mut Vec<u8>,
+    ) {
         let behaviour = self.templates.behaviour(agent.template);
         let under = |page| behaviour.base_page(page);
         let known = before.map_or(&[][..], |before| &before.versions);
@@ -258,7 +300,8 @@ impl Partition {
             put_number(out, version.sealed_at.0);
             out.push(version.checkpoint.into());
             put_number(out, base.1);
-            version.image.put_delta(base.0, &self.store, &under, out);
+            let elsewhere = told.of(version.id);
+            version.image.put_delta(base.0, &self.store, &under, elsewhere, out);
             base = (version.image, version.id);
         }
         let turned = |version: &&crate::version::Sealed<'_>| {
@@ -348,7 +391,7 @@ impl Partition {
     }
 }
 
-fn put(
+pub(super) fn put(
     flush: &mut Flush,
     kind: Kind,
     id: AgentId,

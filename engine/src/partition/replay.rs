@@ -1,7 +1,8 @@
 //! Replay: agents made again from their records.
 //!
-//! Owns: what is noted of chains at a start, and bringing an agent back when it is wanted.
-//! Not: reading files (`shards`), what is in the records of a chain (`chain.rs`).
+//! Owns: bringing an agent back when it is wanted, whole or but for pages that can follow.
+//! Not: reading files (`shards`), what is in the records of a chain (`chain.rs`), which chains there
+//! are (`recovery.rs`), pages that follow (`paging.rs`).
 //! L1  a chain that is read gives the agent as it was when its last record was made.
 //! L2  one that does not leaves the agent as it was: in the log only, and said to be unreadable.
 //! L3  what an agent was waiting for goes on: sleeps end at their time, messages are sent again
@@ -9,22 +10,21 @@
 
 use super::Partition;
 use super::calls::{Held, OpenRequest};
-use super::chain::{Again, Replay, read_origin};
-use super::journal::Chain;
+use super::chain::{Again, Replay};
+use super::paging::read_pages;
 use super::record::PAST;
-use super::survey::read_stub;
+use super::survey::read_page_count;
 use super::verbs::Requests;
 use super::wakes::{Awaits, NO_ROOM_PAUSE, UNREADABLE_PAUSE};
-use crate::agent::{Agent, Birth, Rare, Residence};
+use crate::agent::{Rare, Residence};
 use crate::behaviour::RequestId;
 use crate::id::{AgentId, CallId, Nanos};
-use crate::image::Image;
+use crate::image::Pages;
 use crate::log::record::Identity;
 use crate::log::wire::Reader;
 use crate::log::{Kind, Place, Record, RecordError};
 use crate::mailbox::Item;
 use crate::refusal::Refusal;
-use crate::verb::Event;
 use crate::version::{Parts, VersionTree};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -55,166 +55,13 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         matches!(self, LoadError::Record { source: RecordError::Full(_), .. })
     }
-}
 
-/// The last numbers that earlier lives of the shard gave.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Last {
-    /// To a call.
-    pub call: u64,
-    /// To a request that an agent keeps open.
-    pub request: u64,
-}
-
-/// What a recovery has found so far, beside the agents.
-#[derive(Debug, Default)]
-pub struct Recovery {
-    parts: BTreeMap<AgentId, Vec<Place>>,
-    parents: BTreeMap<AgentId, AgentId>,
-    indexing: bool,
-}
-
-impl Recovery {
-    /// Forgets parts of a record of which the rest does not come: where a life of the shard ends,
-    /// and where batches are missing.
-    pub fn forget_parts(&mut self) {
-        self.parts.clear();
-    }
-
-    pub(super) fn note_parent(&mut self, id: AgentId, parent: Option<AgentId>) {
-        match parent {
-            Some(parent) => self.parents.insert(id, parent),
-            None => self.parents.remove(&id),
-        };
-    }
-}
-
-/// Reading a log at a start.
-impl Partition {
-    /// Takes in a record of the log, in their order. Only heads are looked at: agents stay in the
-    /// log until they are wanted. An error leaves the record out.
-    pub fn recover(
-        &mut self,
-        recovery: &mut Recovery,
-        record: Record<'_>,
-        place: Place,
-    ) -> Result<(), RecordError> {
-        let id = record.id;
-        let mut reader = Reader::new(record.body);
-        let mut places = match record.kind {
-            Kind::Part => {
-                recovery.parts.entry(id).or_default().push(place);
-                return Ok(());
-            }
-            _ => recovery.parts.remove(&id).unwrap_or_default(),
-        };
-        places.push(place);
-        match record.kind {
-            Kind::Whole | Kind::Fork => {
-                let identity = Identity::read(&mut reader)?;
-                let from = match record.kind {
-                    Kind::Fork => Some(read_origin(&mut reader)?.0),
-                    _ => None,
-                };
-                let awaits = Awaits::read(&mut reader)?;
-                if let Some(from) = from.filter(|from| self.chain_places(*from).is_none()) {
-                    return Err(RecordError::NoBase(from));
-                }
-                recovery.note_parent(id, identity.parent);
-                let slot = match self.agents.find(id) {
-                    Some(slot) => slot,
-                    None => self.insert_cold(identity),
-                };
-                self.extend_chain(slot, record.kind, from, &places, awaits);
-            }
-            Kind::Change => {
-                // One that the index has not come to is in its chain when it does.
-                let Some(slot) = self.agents.find(id) else {
-                    return if recovery.indexing { Ok(()) } else { Err(RecordError::NoBase(id)) };
-                };
-                let awaits = Awaits::read(&mut reader)?;
-                self.extend_chain(slot, Kind::Change, None, &places, awaits);
-            }
-            Kind::End => {
-                if let Some(slot) = self.agents.find(id) {
-                    self.remove_cold(slot);
-                }
-                recovery.parents.remove(&id);
-            }
-            Kind::Orphan => _ = recovery.parents.remove(&id),
-            Kind::Stub => self.recover_stub(recovery, &mut reader)?,
-            Kind::IndexBegin => recovery.indexing = true,
-            Kind::IndexEnd => recovery.indexing = false,
-            Kind::Part => {}
-        }
-        Ok(())
-    }
-
-    fn recover_stub(
-        &mut self,
-        recovery: &mut Recovery,
-        reader: &mut Reader<'_>,
-    ) -> Result<(), RecordError> {
-        let identity = Identity::read(reader)?;
-        let id = identity.key.id(identity.tenant);
-        recovery.note_parent(id, identity.parent);
-        let chain = read_stub(reader)?;
-        let slot = match self.agents.find(id) {
-            Some(slot) => slot,
-            None => self.insert_cold(identity),
-        };
-        self.set_chain(slot, chain);
-        Ok(())
-    }
-
-    /// Ends a recovery: branches find their parents. Returns how many agents there are, all in the
-    /// log; those that await an answer are asked for, those that sleep when it is time.
-    pub fn recovered(&mut self, recovery: Recovery, last: Last) -> u32 {
-        for (branch, parent) in recovery.parents {
-            if let (Some(branch), Some(parent)) =
-                (self.agents.find(branch), self.agents.find(parent))
-            {
-                self.join_parent(parent, branch);
-            }
-        }
-        self.call_numbers.pass(last.call);
-        self.request_numbers.pass(last.request);
-        for slot in 0..self.agents.end() {
-            let chain = self.agents.get(slot).and_then(|agent| agent.logged.as_deref());
-            match chain.map(|chain| chain.awaits) {
-                Some(Awaits::Answers) => self.load(slot),
-                Some(Awaits::Time(_)) => self.list_wake(slot),
-                Some(Awaits::Nothing) | None => {}
-            }
-        }
-        self.agents.count()
-    }
-
-    pub(super) fn insert_cold(&mut self, identity: Identity) -> u32 {
-        let Identity { tenant, key, .. } = identity;
-        let id = key.id(tenant);
-        let image = Image::EMPTY;
-        let versions = VersionTree::new(&image, &mut self.store, Nanos(0));
-        let birth = Birth { id, tenant, key, template: 0, image, versions };
-        let slot = self.agents.insert(Agent::new(birth));
-        self.agents[slot].residence = Residence::Cold;
-        self.counters.agents += 1;
-        self.counters.cold += 1;
-        slot
-    }
-
-    pub(super) fn remove_cold(&mut self, slot: u32) {
-        if let Some(chain) = self.agents[slot].logged.take() {
-            self.journal.drop_live(&chain.places);
-        }
-        let agent = self.agents.remove(slot);
-        self.counters.agents -= 1;
-        self.counters.cold -= 1;
-        agent.image.release(&mut self.store);
-        agent.versions.release(&mut self.store);
+    /// Whether it will be so at any later time, too.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, LoadError::Record { .. }) && !self.is_full()
     }
 }
 
@@ -228,8 +75,13 @@ impl Partition {
         }
         agent.residence = Residence::Loading;
         let chain = agent.logged.as_deref().expect("L1: what is cold is in the log");
-        let places = Rc::clone(&chain.places);
-        self.events.push(Event::Load { agent: agent.id, places });
+        let places = match chain.page_count {
+            0 => Rc::clone(&chain.places),
+            _ if agent.rewrite => Rc::clone(&chain.places),
+            _ => Rc::new(chain.rest().to_vec()),
+        };
+        let id = agent.id;
+        self.ask_for(id, places);
     }
 
     /// Takes in what an [`Event::Load`] asked for: the bytes of each record, in order. The agent
@@ -239,15 +91,30 @@ impl Partition {
         now: Nanos,
         id: AgentId,
         places: &Rc<Vec<Place>>,
-        records: Result<&[Vec<u8>], i32>,
+        records: Result<Vec<Vec<u8>>, i32>,
     ) {
-        let Some(slot) = self.agents.find(id) else { return };
-        let agent = &self.agents[slot];
         // It may have ended meanwhile, and another of its key may be here.
-        let same = |chain: &Chain| Rc::ptr_eq(&chain.places, places);
-        if agent.residence != Residence::Loading || !agent.logged.as_deref().is_some_and(same) {
+        if !self.arrivals.get(&id).is_some_and(|of| Rc::ptr_eq(of, places)) {
             return;
         }
+        self.arrivals.remove(&id);
+        let Some(slot) = self.agents.find(id) else { return };
+        match self.agents[slot].residence {
+            Residence::Loading => self.take_chain(now, slot, places, records),
+            Residence::Paging => self.take_pages(now, slot, places, records),
+            Residence::Warm | Residence::Cold => {}
+        }
+        self.publish();
+    }
+
+    /// Takes in an agent's records, all of them or all but its pages.
+    fn take_chain(
+        &mut self,
+        now: Nanos,
+        slot: u32,
+        places: &[Place],
+        records: Result<Vec<Vec<u8>>, i32>,
+    ) {
         if !self.has_room_to_load(now) {
             // All that waits for it waits on.
             return self.load_again(now, slot, NO_ROOM_PAUSE);
@@ -255,20 +122,14 @@ impl Partition {
         self.unlist_wake(slot);
         let records = records.map_err(|errno| LoadError::Read { errno });
         let replayed = records.and_then(|records| {
-            self.in_room(now, LoadError::is_full, |this| this.replay(now, slot, records))
+            self.in_room(now, LoadError::is_full, |this| this.replay(now, slot, places, &records))
         });
+        let id = self.agents[slot].id;
         match replayed {
             Ok(()) => {
-                self.crowded.remove(&id);
                 self.counters.loads += 1;
                 self.counters.cold -= 1;
-                if self.agents[slot].state().is_held() {
-                    self.settle_held(now, slot);
-                }
-                if self.agents.get(slot).is_some_and(|agent| agent.id == id) {
-                    self.wake(slot);
-                }
-                self.resume_commits(now, id, None);
+                self.after_load(now, slot);
             }
             Err(error) if error.is_full() && self.may_load_later(now, id) => {
                 self.load_again(now, slot, NO_ROOM_PAUSE);
@@ -278,28 +139,66 @@ impl Partition {
                 self.resume_commits(now, id, Some(&refusal));
             }
         }
-        self.publish();
+    }
+
+    /// An agent, or pages of it, have come to memory: it goes on, or waits for more pages.
+    pub(super) fn after_load(&mut self, now: Nanos, slot: u32) {
+        let partly = self.agents[slot].partly && !self.away(slot).is_empty();
+        let agent = &mut self.agents[slot];
+        let id = agent.id;
+        self.crowded.remove(&id);
+        agent.partly = partly;
+        if agent.partly && (agent.rewrite || agent.state().is_held()) {
+            return self.page_in_all(slot);
+        }
+        if std::mem::take(&mut agent.rewrite) {
+            self.write_whole(slot);
+        }
+        if self.agents[slot].state().is_held() {
+            self.settle_held(now, slot);
+        }
+        if self.agents.get(slot).is_some_and(|agent| agent.id == id) {
+            self.wake(slot);
+        }
+        self.resume_commits(now, id, None);
     }
 
     fn refuse_load(&mut self, now: Nanos, slot: u32, error: &LoadError) -> Refusal {
         self.agents[slot].residence = Residence::Cold;
+        let refusal = self.load_refusal(slot, error);
+        // What is damaged stays so; anything else may be well another time.
+        let damaged = error.is_damage();
+        if damaged {
+            self.drop_calls(slot, "cannot be read", Requests::Drop);
+            self.agents[slot].rare = None;
+        }
+        let kept = self.refuse_waiting(slot, &refusal, damaged);
+        let agent = &self.agents[slot];
+        let awaited = agent.rare.is_none() && self.logged_awaits(agent) != Awaits::Nothing;
+        if !damaged && (awaited || kept) {
+            self.load_again(now, slot, UNREADABLE_PAUSE);
+        }
+        refusal
+    }
+
+    /// What whoever waits for an agent that cannot be read is told.
+    pub(super) fn load_refusal(&self, slot: u32, error: &LoadError) -> Refusal {
         let key = &self.agents[slot].key;
         let unreadable =
             Refusal::Unreadable { key: key.as_str().to_owned(), reason: error.to_string() };
-        let refusal = match error {
+        match error {
             LoadError::Record { source: RecordError::Full(full), .. } => {
                 self.refusal(slot, (*full).into())
             }
             // Where no number of the template is there, that says more.
             LoadError::NoTemplate { .. } => self.templates.find(key).err().unwrap_or(unreadable),
             _ => unreadable,
-        };
-        // What is damaged stays so; anything else may be well another time.
-        let damaged = matches!(error, LoadError::Record { .. }) && !error.is_full();
-        if damaged {
-            self.drop_calls(slot, "cannot be read", Requests::Drop);
-            self.agents[slot].rare = None;
         }
+    }
+
+    /// Refuses the requests that wait for an agent; whether anything else waits on. With `damaged`
+    /// nothing does.
+    pub(super) fn refuse_waiting(&mut self, slot: u32, refusal: &Refusal, damaged: bool) -> bool {
         let mut kept = Vec::new();
         while let Some(item) = self.agents[slot].mailbox.pop(&mut self.mail) {
             match item {
@@ -308,20 +207,22 @@ impl Partition {
                 Item::Returned { .. } | Item::Restored => kept.push(item),
             }
         }
-        let agent = &self.agents[slot];
-        let awaited = agent.rare.is_none() && self.logged_awaits(agent) != Awaits::Nothing;
-        if !damaged && (awaited || !kept.is_empty()) {
-            self.load_again(now, slot, UNREADABLE_PAUSE);
-        }
+        let some = !kept.is_empty();
         for item in kept {
             self.agents[slot].mailbox.push(&mut self.mail, item);
         }
-        refusal
+        some
     }
 
-    fn replay(&mut self, now: Nanos, slot: u32, records: &[Vec<u8>]) -> Result<(), LoadError> {
+    fn replay(
+        &mut self,
+        now: Nanos,
+        slot: u32,
+        places: &[Place],
+        records: &[Vec<u8>],
+    ) -> Result<(), LoadError> {
         let mut replay = Replay::default();
-        if let Err(error) = self.read_chain(slot, records, &mut replay) {
+        if let Err(error) = self.read_chain(slot, places, records, &mut replay) {
             replay.release(&mut self.store);
             return Err(error);
         }
@@ -350,30 +251,39 @@ impl Partition {
         std::mem::replace(&mut agent.image, image).release(&mut self.store);
         std::mem::replace(&mut agent.versions, versions).release(&mut self.store);
         agent.residence = Residence::Warm;
-        let rewrite = std::mem::take(&mut agent.rewrite);
-        agent.used = !rewrite;
+        // Whether any is away is looked at when it has come.
+        agent.partly = agent.logged.as_deref().is_some_and(|chain| chain.page_count > 0);
+        agent.used = !agent.rewrite;
         agent.restore_state(replay.state);
         agent.turn_count = replay.turn_count;
         agent.failure_count = replay.failure_count;
         agent.kin.suffix_last = replay.suffix_last;
         agent.template = replay.template;
         self.resume_waits(now, slot, replay);
-        if rewrite {
-            self.write_whole(slot);
-        }
         Ok(())
     }
 
+    /// Puts a chain together. Records of pages, where they are among these, come first.
     fn read_chain(
         &mut self,
         slot: u32,
+        places: &[Place],
         records: &[Vec<u8>],
         replay: &mut Replay,
     ) -> Result<(), LoadError> {
-        let id = self.agents[slot].id;
+        let agent = &self.agents[slot];
+        let (id, chain) = (agent.id, agent.logged.as_deref());
+        let chain = chain.expect("L1: what is cold is in the log").clone();
+        let page_count = records.len().saturating_sub(chain.rest().len());
+        let mut read = Vec::new();
+        for (at, (place, bytes)) in places.iter().zip(records).take(page_count).enumerate() {
+            let body = read_pages(bytes).map_err(|source| LoadError::Record { at, source })?;
+            read.push((*place, body));
+        }
+        let pages = Pages { records: chain.pages(), read: &read };
         // Later parts of a long record, which come before the first.
         let mut parts: Vec<u8> = Vec::new();
-        for (at, bytes) in records.iter().enumerate() {
+        for (at, bytes) in records.iter().enumerate().skip(page_count) {
             let wrong = |source| LoadError::Record { at, source };
             let record = Record::read(bytes).map_err(wrong)?;
             if record.kind == Kind::Part {
@@ -383,6 +293,9 @@ impl Partition {
             let joined = if parts.is_empty() { Vec::new() } else { [record.body, &parts].concat() };
             let body = if parts.is_empty() { record.body } else { &joined[..] };
             let mut reader = Reader::new(body);
+            if record.kind == Kind::Split {
+                read_page_count(&mut reader).map_err(wrong)?;
+            }
             if record.kind != Kind::Change {
                 let identity = Identity::read(&mut reader).map_err(wrong)?;
                 let number = identity.template_number;
@@ -393,7 +306,8 @@ impl Partition {
             let behaviour = self.templates.behaviour(replay.template);
             let under = |page| behaviour.base_page(page);
             let dedupe_max = self.config.dedupe_count_max();
-            replay.take(&mut reader, &mut self.store, &under, dedupe_max).map_err(wrong)?;
+            let taken = replay.take(&mut reader, &mut self.store, &under, pages, dedupe_max);
+            taken.map_err(wrong)?;
             parts.clear();
             if at + 1 == records.len() && record.id != id {
                 return Err(wrong(RecordError::NoBase(id)));

@@ -7,7 +7,7 @@
 use super::Partition;
 use super::chain::read_origin;
 use super::journal::Chain;
-use super::replay::Recovery;
+use super::recovery::Recovery;
 use super::wakes::Awaits;
 use crate::agent::Residence;
 use crate::id::{AgentId, TenantId};
@@ -36,7 +36,10 @@ impl Record<'_> {
     pub fn heading(&self) -> Result<Heading, RecordError> {
         let mut reader = Reader::new(self.body);
         let mut heading = Heading::default();
-        if matches!(self.kind, Kind::Whole | Kind::Fork | Kind::Stub) {
+        if self.kind == Kind::Split {
+            read_page_count(&mut reader)?;
+        }
+        if self.kind.is_whole() || matches!(self.kind, Kind::Fork | Kind::Stub) {
             let Identity { tenant, key, .. } = Identity::read(&mut reader)?;
             if key.id(tenant) != self.id {
                 return Err(RecordError::BadKey);
@@ -44,7 +47,7 @@ impl Record<'_> {
             heading.owner = Some((tenant, key));
         }
         match self.kind {
-            Kind::Whole | Kind::Change | Kind::Fork => {
+            Kind::Whole | Kind::Split | Kind::Change | Kind::Fork => {
                 if self.kind == Kind::Fork {
                     heading.from = Some(read_origin(&mut reader)?.0);
                 }
@@ -61,6 +64,11 @@ impl Record<'_> {
     }
 }
 
+/// How many records of pages come before a split record.
+pub(super) fn read_page_count(reader: &mut Reader<'_>) -> Result<u32, RecordError> {
+    reader.small("its records of pages")
+}
+
 /// What a stub says after its identity.
 pub(super) fn read_stub(reader: &mut Reader<'_>) -> Result<Chain, RecordError> {
     let awaits = Awaits::read(reader)?;
@@ -74,7 +82,16 @@ pub(super) fn read_stub(reader: &mut Reader<'_>) -> Result<Chain, RecordError> {
             len_bytes: reader.small("a length")?,
         });
     }
-    Ok(Chain { places: Rc::new(places), whole_bytes, change_bytes, awaits, flush: 0 })
+    // Not in those of formats 1 and 2.
+    let page_count = if reader.is_empty() { 0 } else { read_page_count(reader)? };
+    if page_count as usize >= places.len().max(1) {
+        return Err(RecordError::BadField {
+            what: "its records of pages",
+            value: page_count.into(),
+        });
+    }
+    let places = Rc::new(places);
+    Ok(Chain { places, page_count, whole_bytes, change_bytes, awaits, flush: 0 })
 }
 
 /// An agent's chain.
@@ -136,10 +153,11 @@ impl Partition {
         }
         let old = self.agents[slot].logged.as_deref().expect("U1: what is cold is in the log");
         let places = old.places[..count].to_vec();
-        let whole_bytes = old.whole_bytes;
+        let (whole_bytes, page_count) = (old.whole_bytes, old.page_count);
         let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
         let change_bytes = bytes.checked_sub(whole_bytes).expect("U1: its whole record is kept");
         let places = Rc::new(places);
-        self.set_chain(slot, Chain { places, whole_bytes, change_bytes, awaits, flush: 0 });
+        let chain = Chain { places, page_count, whole_bytes, change_bytes, awaits, flush: 0 };
+        self.set_chain(slot, chain);
     }
 }

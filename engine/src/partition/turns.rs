@@ -12,7 +12,7 @@ use super::calls::{Held, OpenRequest};
 use super::effects::is_effect_id;
 use super::serving::Serving;
 use super::verbs::Requests;
-use crate::agent::{Edge, State};
+use crate::agent::{Edge, Residence, State};
 use crate::behaviour::{Allowance, Behaviour, Fault, RequestId, Turn};
 use crate::id::{CallId, Nanos};
 use crate::limits::CALL_COUNT_MAX;
@@ -41,6 +41,8 @@ pub(super) enum Slice {
     Paused,
     /// The turn is over, and has changed the image or not.
     Over { changed: bool },
+    /// It came upon away pages and was undone: it is to be taken again (N3 of `turn.rs`).
+    Missed,
 }
 
 /// How a turn, or a slice of it, ended.
@@ -195,6 +197,12 @@ impl Partition {
         self.agents[slot].turn_count += 1;
         let durable = self.is_durable(&serving);
         let outcome = self.in_room(now, Fault::is_full, |this| this.attempt(now, slot, None, &act));
+        if matches!(outcome, Ok(Slice::Missed)) {
+            self.counters.turns -= 1;
+            self.counters.messages -= 1;
+            self.agents[slot].turn_count -= 1;
+            return Ran::default();
+        }
         let turned = self.slice(now, slot, durable, outcome);
         self.finish(now, slot, serving, turned)
     }
@@ -224,6 +232,7 @@ impl Partition {
             Ok(Slice::Over { changed }) => {
                 Turned::Over { sealed: self.seal_by_policy(now, slot, changed, durable) }
             }
+            Ok(Slice::Missed) => unreachable!("O1: only a new message comes upon away pages"),
             Err(fault) => {
                 if fault.is_full() {
                     // It may have kept the turn for when there would be room.
@@ -363,6 +372,7 @@ impl Partition {
             call_numbers: &mut self.call_numbers,
             request_numbers: &mut self.request_numbers,
             allowance,
+            partly: agent.partly,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| act(behaviour, &mut turn)));
         let outcome = match outcome {
@@ -371,6 +381,13 @@ impl Partition {
             Err(panic) if self.draft.in_store => resume_unwind(panic),
             Err(panic) => Err(Fault::of_panic(panic.as_ref())),
         };
+        if !self.draft.missed.is_empty() {
+            std::mem::replace(&mut agent.image, before).release(&mut self.store);
+            let missed = std::mem::take(&mut self.draft.missed);
+            self.draft.clear();
+            self.draft.missed = missed;
+            return Ok(Slice::Missed);
+        }
         if let Err(fault) = outcome {
             std::mem::replace(&mut agent.image, before).release(&mut self.store);
             self.draft.clear();
@@ -474,6 +491,10 @@ impl Partition {
     /// Serves what a held agent's mailbox may not hold (A2): control verbs at once, in order, and
     /// messages of a quarantined agent by refusing them. Stops when one of them ends the holding.
     pub(super) fn settle_held(&mut self, now: Nanos, slot: u32) {
+        self.page_in_all(slot);
+        if self.agents[slot].residence == Residence::Paging {
+            return;
+        }
         self.touch(slot);
         let id = self.agents[slot].id;
         let mut kept = NIL;

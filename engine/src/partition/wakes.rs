@@ -129,7 +129,12 @@ impl Partition {
     /// Has an agent asked for again that could not be brought back (S2).
     pub(super) fn load_again(&mut self, now: Nanos, slot: u32, pause: Nanos) {
         self.agents[slot].residence = Residence::Cold;
-        self.wakes.times.insert((now.after(pause), self.agents[slot].id));
+        self.wake_at(now.after(pause), slot);
+    }
+
+    /// Has an agent looked at again at this time.
+    pub(super) fn wake_at(&mut self, at: Nanos, slot: u32) {
+        self.wakes.times.insert((at, self.agents[slot].id));
     }
 
     /// Whether an agent is to be in memory now, room or not (S1, S2).
@@ -156,6 +161,10 @@ impl Partition {
             }
             let Some((_, id)) = self.wakes.times.pop_first() else { return };
             let Some(slot) = self.agents.find(id) else { continue };
+            let agent = &self.agents[slot];
+            if agent.residence == Residence::Paging {
+                self.page_now(slot);
+            }
             let agent = &self.agents[slot];
             if agent.residence != Residence::Cold {
                 continue;

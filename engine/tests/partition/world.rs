@@ -23,6 +23,8 @@ pub struct World {
     pub now: Nanos,
     /// Requests that it passed on to other shards.
     pub forwarded: Vec<Request>,
+    /// Bytes of records that it has read since this was last set to 0.
+    pub read_bytes: usize,
     /// What it wants the control thread to do.
     pub errands: Vec<(Origin, Errand)>,
     /// What it has flushed, by where it lies, in order.
@@ -64,6 +66,7 @@ impl World {
         World {
             partition,
             now: Nanos(1),
+            read_bytes: 0,
             forwarded,
             errands,
             log: BTreeMap::new(),
@@ -147,7 +150,8 @@ impl World {
     fn load(&mut self, agent: AgentId, places: &Rc<Vec<Place>>) {
         let read = |place: &Place| self.log[&(place.segment, place.offset)].clone();
         let records: Vec<Vec<u8>> = places.iter().map(read).collect();
-        self.partition.loaded(self.now, agent, places, Ok(&records));
+        self.read_bytes += records.iter().map(Vec::len).sum::<usize>();
+        self.partition.loaded(self.now, agent, places, Ok(records));
     }
 
     /// Sends a request in without serving it; its number.
@@ -217,6 +221,10 @@ impl World {
         self.pump();
         if report.is_none() && self.partition.waiting_count() > 0 {
             self.flush();
+            return self.step();
+        }
+        if report.is_none() && self.partition.runnable() {
+            // Pages that a turn waited for have come.
             return self.step();
         }
         report

@@ -134,6 +134,15 @@ impl LogFiles for Folder {
         }
     }
 
+    fn trim(&mut self, number: u32) -> io::Result<u64> {
+        let written_bytes = self.written_bytes(number)?;
+        let file = File::options().write(true).open(self.segment(number))?;
+        if written_bytes < file.metadata()?.len() {
+            file.set_len(written_bytes)?;
+        }
+        Ok(written_bytes)
+    }
+
     fn open(&mut self, number: u32) -> io::Result<LogFile> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = open(self.segment(number), flags, Mode::empty())?;
@@ -185,6 +194,10 @@ mod tests {
         file.write_all(&[1; 5000]).expect("written");
         file.sync_all().expect("synced");
         assert!(folder.written_bytes(11).expect("read") >= 5000);
+        let trimmed = folder.trim(11).expect("trimmed");
+        assert!((5000..=8192).contains(&trimmed), "{trimmed} bytes");
+        assert_eq!(fs::metadata(folder.segment(11)).expect("there").len(), trimmed);
+        assert_eq!(fs::read(folder.segment(11)).expect("there")[..5000], [1; 5000]);
         folder.set_first(2).expect("noted");
         folder.remove(0).expect("removed");
         let (mut again, same) = Folder::open(&path, || [4; 32]).expect("there");

@@ -63,7 +63,7 @@ impl Log {
     }
 
     /// A read's completion.
-    pub(crate) fn read(&mut self, now: Nanos, idx: u32, done: Done<'_>, partition: &mut Partition) {
+    pub(super) fn read(&mut self, now: Nanos, idx: u32, done: Done<'_>, partition: &mut Partition) {
         let Read { load, at } = self.reads.remove(idx as usize);
         let wanted = &mut self.loads[load];
         match done {
@@ -77,7 +77,7 @@ impl Log {
             return;
         }
         let Load { agent, places, records, failed, .. } = self.loads.remove(load);
-        let records = failed.map_or(Ok(&records[..]), Err);
+        let records = failed.map_or(Ok(records), Err);
         partition.loaded(now, agent, &places, records);
     }
 

@@ -4,14 +4,17 @@
 //! segment, and which agents go (the engine).
 
 use super::Log;
+use heronry_engine::partition::Live;
 use heronry_engine::{Nanos, Partition};
 
 /// Part of the arena, in percent, past which agents go to the log only.
 const ROOM_PERCENT: u64 = 85;
 /// Agents that one pass looks at for that.
 const ROOM_STEPS_MAX: u32 = 256;
-/// A segment of which no more than so many percent are live is emptied.
+/// A segment of which no more than so many percent are live may be emptied.
 const LIVE_PERCENT_MAX: u64 = 50;
+/// A log that is longer than so many times what is live in it is emptied at any price.
+const LENGTHS_MAX: u64 = 3;
 /// Agents that one pass brings forward for that.
 const COMPACT_AGENTS_MAX: u32 = 4;
 /// Rounds after which a segment that still has live records is left as it is.
@@ -56,6 +59,7 @@ impl Log {
                 if segment < self.first && !live.contains_key(&segment) {
                     self.closing.extend(self.readers.remove(&segment).map(|(handle, _)| handle));
                     self.plan.files.remove(segment)?;
+                    self.lengths.remove(&segment);
                 }
             }
             Ok(())
@@ -68,13 +72,25 @@ impl Log {
         }
     }
 
-    /// Of the segments before the index the one with the fewest live bytes, if it is mostly dead.
+    /// Of the segments before the index that are mostly dead the one that gives most room for what
+    /// emptying it takes: agents with records in it are written whole.
     fn choose_victim(&self, partition: &Partition) -> Option<u32> {
-        let live_bytes_max = u64::from(self.plan.segment_bytes) / 100 * LIVE_PERCENT_MAX;
-        let live = partition.live_segments().range(..self.first);
-        let live = live.filter(|(segment, _)| !self.spared.contains(segment));
-        let least = live.min_by_key(|(_, live)| live.bytes)?;
-        (least.1.bytes <= live_bytes_max).then_some(*least.0)
+        let segments = partition.live_segments();
+        let live_bytes = segments.values().map(|live| live.bytes).sum::<u64>();
+        let agents = partition.counters().agents.max(1);
+        let agent_bytes = live_bytes / agents;
+        let at_any_price = self.lengths.values().sum::<u64>() > live_bytes * LENGTHS_MAX;
+        let gain = |(segment, live): (&u32, &Live)| {
+            let bytes = self.lengths.get(segment).copied().unwrap_or(0);
+            let dead = live.bytes <= bytes / 100 * LIVE_PERCENT_MAX;
+            let gain_bytes = bytes as i64 - live.bytes as i64;
+            let price_bytes = live.count.min(agents).saturating_mul(agent_bytes) as i64;
+            let pays = dead && (at_any_price || price_bytes <= gain_bytes);
+            pays.then_some((gain_bytes - price_bytes, *segment))
+        };
+        let old = segments.range(..self.first);
+        let gains = old.filter(|(segment, _)| !self.spared.contains(segment)).filter_map(gain);
+        gains.max().map(|(_, segment)| segment)
     }
 
     /// Goes on with emptying a segment, when nobody waits for the disk.

@@ -3,7 +3,7 @@
 //! Owns: placing records, letting out what waited for a flush.  Not: the list of changes
 //! (`journal.rs`), bytes (`record.rs`).
 
-use super::{Chain, Live, Made};
+use super::{Chain, Live, Made, Parts};
 use crate::id::AgentId;
 use crate::log::{Kind, Place};
 use crate::partition::{Awaits, Last, Partition};
@@ -48,15 +48,15 @@ impl Partition {
     pub fn placed(&mut self, made: Made, place: Place) {
         let Made { id, kind, parent, .. } = made;
         match kind {
-            Kind::Part => self.journal.parts.push(place),
-            Kind::Whole | Kind::Change | Kind::Fork => {
-                let mut places = std::mem::take(&mut self.journal.parts);
-                places.push(place);
+            Kind::Part | Kind::Pages => self.journal.parts.push(kind, place),
+            Kind::Whole | Kind::Split | Kind::Change | Kind::Fork => {
+                let mut parts = std::mem::take(&mut self.journal.parts);
+                parts.push(kind, place);
                 let slot = self.agents.find(id).expect("J1: a record is placed before turns go on");
                 let awaits = self.awaits(&self.agents[slot]);
-                self.extend_chain(slot, kind, parent, &places, awaits);
-                places.clear();
-                self.journal.parts = places;
+                self.extend_chain(slot, kind, parent, &parts, awaits);
+                parts.places.clear();
+                self.journal.parts = Parts { page_count: 0, ..parts };
             }
             Kind::End | Kind::Stub | Kind::Orphan | Kind::IndexBegin | Kind::IndexEnd => {}
         }
@@ -68,9 +68,10 @@ impl Partition {
         slot: u32,
         kind: Kind,
         parent: Option<AgentId>,
-        places: &[Place],
+        parts: &Parts,
         awaits: Awaits,
     ) {
+        let places = &parts.places[..];
         let bytes: u64 = places.iter().map(|place| u64::from(place.len_bytes)).sum();
         if kind != Kind::Change
             && let Some(old) = self.agents[slot].logged.take()
@@ -90,8 +91,9 @@ impl Partition {
         };
         self.journal.add_live(places);
         Rc::make_mut(&mut chain.places).extend_from_slice(places);
-        if kind == Kind::Whole {
+        if kind.is_whole() {
             chain.whole_bytes = bytes;
+            chain.page_count = parts.page_count;
         } else {
             chain.change_bytes += bytes;
         }

@@ -198,7 +198,8 @@ impl<'a> Sieve<'a> {
         }
         for (kind, id, heading) in &damage.named {
             let changes = match kind {
-                Kind::Whole | Kind::Change | Kind::Fork | Kind::Part | Kind::End => true,
+                Kind::Whole | Kind::Split | Kind::Change | Kind::Fork => true,
+                Kind::Part | Kind::Pages | Kind::End => true,
                 Kind::Stub => self.sieved.partition.chain_places(*id).is_none(),
                 Kind::Orphan | Kind::IndexBegin | Kind::IndexEnd => false,
             };
@@ -274,7 +275,7 @@ impl<'a> Sieve<'a> {
         let cut = self.cut.take() == Some(record.id) || first;
         let len_bytes = record.len_bytes as u32;
         let place = Place { segment: at.segment, offset: at.offset, len_bytes };
-        if record.kind == Kind::Part {
+        if record.kind.is_part() {
             if cut {
                 self.cut = Some(record.id);
                 return Ok(Ok(()));
@@ -289,9 +290,10 @@ impl<'a> Sieve<'a> {
             }
         };
         // After parts that were left out, or where such may be lost (V3).
-        let in_parts = cut && (!first || record.len_bytes >= RECORD_BYTES_MAX);
+        let last_of_more = record.kind == Kind::Split || record.len_bytes >= RECORD_BYTES_MAX;
+        let in_parts = cut && (!first || last_of_more);
         let counts = match record.kind {
-            Kind::Whole => !in_parts,
+            Kind::Whole | Kind::Split => !in_parts,
             Kind::Change => !in_parts && self.is_fresh(record.id),
             Kind::Fork => !in_parts && heading.from.is_none_or(|from| self.is_fresh(from)),
             Kind::Stub => self.fresh.is_none() || self.are_readable(&heading.places)?,
@@ -309,7 +311,7 @@ impl<'a> Sieve<'a> {
         let taken = self.feed(record, place);
         match record.kind {
             _ if taken.is_err() => self.doubt(record.id),
-            Kind::Whole | Kind::Fork | Kind::Stub => {
+            Kind::Whole | Kind::Split | Kind::Fork | Kind::Stub => {
                 self.fresh.as_mut().map(|fresh| fresh.insert(record.id));
                 self.sieved.touched.remove(&record.id);
             }
@@ -398,7 +400,7 @@ impl<'a> Sieve<'a> {
         let mut kept = (0, Awaits::Nothing);
         for count in (1..=good).rev() {
             let head = self.read(places[count - 1])?;
-            let own = head.filter(|(kind, of, _)| *kind != Kind::Part && *of == id);
+            let own = head.filter(|(kind, of, _)| !kind.is_part() && *of == id);
             if let Some((_, _, awaits)) = own {
                 kept = (count, awaits);
                 break;
