@@ -4,6 +4,8 @@
 //! (`messages.rs`), its rounds (`peers.rs`).
 //! U1  both servers and the probe of the disk write into one folder, so to one file system.
 //! U2  bytes per step are a counter's growth over the growth of turns in the same time.
+//! U3  a node that sleeps while it waits and one that looks for what comes take part, each on the
+//!     server's core; which one is idle sleeps.
 
 use crate::context::{self, Context};
 use crate::disk::Disk;
@@ -22,6 +24,8 @@ use std::time::Duration;
 /// Shapes of the load.
 const SHAPES: [Shape; 2] =
     [Shape { connections: 32, depth: 1 }, Shape { connections: 1, depth: 1 }];
+/// The nodes that take part.
+const NAMES: [&str; 2] = ["heronry", "heronry-spin"];
 /// One step of the Python agent.
 const STEP: &[u8] = b"x = x + 1";
 /// How long a shard may take to publish its counters after its last reply.
@@ -34,7 +38,11 @@ pub struct DurableArgs {
     #[arg(long, default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub agents: u32,
-    /// More settings of the node, key=value
+    /// How long the node that does not sleep looks for what comes, in microseconds
+    #[arg(long, default_value_t = 1_000, value_name = "US",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub spin_us: u32,
+    /// More settings of the nodes, key=value
     #[arg(long)]
     pub set: Vec<String>,
 }
@@ -54,13 +62,13 @@ pub fn run(context: &Context, args: &DurableArgs) -> anyhow::Result<Report> {
     report.note(context.pinning());
     let home = tempfile::Builder::new().prefix("heronry-bench-").tempdir()?;
     probe_disk(context, &home, &mut report)?;
-    let mut plan = NodePlan::single(context).with("log.enabled=true");
-    plan.set.extend(args.set.iter().cloned());
-    let node = Node::start_on(context, &plan, &home.path().join("node"))?;
-    messages::prepare_node(&node.addr(), args.agents)?;
-    let (name, work) = ("heronry", Work::SendDurable);
-    let (addr, pids) = (node.addr(), node.pids());
-    let mut contestants = vec![Contestant { name, addr, work, pids, round_count: 0 }];
+    let (parked, spinning) = (node(context, args, &home, 0)?, node(context, args, &home, 1)?);
+    let mut contestants = Vec::new();
+    for (name, node) in [(NAMES[0], &parked), (NAMES[1], &spinning)] {
+        messages::prepare_node(&node.addr(), args.agents)?;
+        let (addr, pids) = (node.addr(), node.pids());
+        contestants.push(Contestant { name, addr, work: Work::SendDurable, pids, round_count: 0 });
+    }
     let folder = home.path().join("redis");
     std::fs::create_dir(&folder)?;
     let redis = Redis::start_on(context.cores.server, &folder)?;
@@ -73,16 +81,31 @@ pub fn run(context: &Context, args: &DurableArgs) -> anyhow::Result<Report> {
         None => report.note(redis::ABSENT),
     }
     for shape in SHAPES {
-        let before = logged(&node)?;
+        let before = logged(&parked)?;
         peers::interleave(context, args.agents, &[shape], &mut contestants, &mut report)?;
-        tell_logged(&shape.name(), before, logged(&node)?, &mut report);
+        tell_logged(&shape.name(), before, logged(&parked)?, &mut report);
     }
     drop(redis);
-    disk_ratio("1x1/heronry", &mut report);
-    python(context, &node, &mut report)?;
-    disk_ratio("python", &mut report);
-    node.stop()?;
+    for (name, node) in [("", parked), ("-spin", spinning)] {
+        disk_ratio(&format!("1x1/heronry{name}"), &mut report);
+        python(context, &node, name, &mut report)?;
+        disk_ratio(&format!("python{name}"), &mut report);
+        node.stop()?;
+    }
     Ok(report)
+}
+
+/// One of the two nodes (U3), on data of its own.
+fn node(
+    context: &Context,
+    args: &DurableArgs,
+    home: &tempfile::TempDir,
+    which: usize,
+) -> anyhow::Result<Node> {
+    let spin = format!("shards.spin_us={}", [0, args.spin_us][which]);
+    let mut plan = NodePlan::single(context).with("log.enabled=true").with(&spin);
+    plan.set.extend(args.set.iter().cloned());
+    Node::start_on(context, &plan, &home.path().join(NAMES[which]))
 }
 
 /// Adds the disk's own latency; on the server's CPU, as the server would write.
@@ -135,7 +158,7 @@ impl Rounds {
 }
 
 /// A Python agent that counts: durable, and sealed beside it.
-fn python(context: &Context, node: &Node, report: &mut Report) -> anyhow::Result<()> {
+fn python(context: &Context, node: &Node, suffix: &str, report: &mut Report) -> anyhow::Result<()> {
     if Folders::of_user().is_none() {
         report.note("skipped: python: no guests were built; tools/guests/build makes them");
         return Ok(());
@@ -143,6 +166,7 @@ fn python(context: &Context, node: &Node, report: &mut Report) -> anyhow::Result
     let _pinned = sys::Pinned::to(context.cores.client)?;
     Link::connect(&node.addr())?.ask(&[b"AGENT.EXEC", b"python/a", b"x = 0"])?;
     for (name, ack) in [("python-sealed", &b"sealed"[..]), ("python", b"durable")] {
+        let name = &format!("{name}{suffix}");
         let before = logged(node)?;
         let mut rounds = Rounds::default();
         for _ in 0..context.repeat {

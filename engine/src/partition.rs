@@ -41,7 +41,6 @@ use crate::behaviour::{Behaviour, Draft, Native};
 use crate::directory::{Directory, Route};
 use crate::id::{AgentId, CallId, Nanos, Series, ShardId, TenantId};
 use crate::key::AgentKey;
-use crate::log::Place;
 use crate::mailbox::{Item, Mail, Waiting};
 use crate::page::PageStore;
 use crate::refusal::Refusal;
@@ -52,6 +51,7 @@ use calls::{Calls, Overdue};
 use journal::Journal;
 use listing::Hot;
 use lost::Lost;
+use paging::Arrival;
 use queue::RunQueue;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -103,7 +103,7 @@ pub struct Partition {
     /// COMMITs of branches whose parent, named first, is on its way from the log.
     commits: Vec<(AgentId, Address, Origin)>,
     /// Records that agents wait for.
-    arrivals: BTreeMap<AgentId, Rc<Vec<Place>>>,
+    arrivals: BTreeMap<AgentId, Arrival>,
 }
 
 /// Whom a request names.
@@ -243,7 +243,9 @@ impl Partition {
 
     /// Serves an agent's next item; `None` when its turn waits for pages.
     fn serve_next(&mut self, now: Nanos, slot: u32) -> Option<TurnReport> {
-        self.touch(slot);
+        if !self.only_looks(slot) {
+            self.touch(slot);
+        }
         let agent = &mut self.agents[slot];
         agent.used = true;
         let id = agent.id;

@@ -138,14 +138,7 @@ fn one_that_is_larger_than_the_arena_is_refused_and_stays_on_disk() {
     // A part of it fits.
     let read = world.does("notebook/a", Verb::Read { offset: IMAGE_BYTES - 1, len_bytes: 1 });
     assert_eq!(read, Ok(Reply::Payload(Some(vec![7].into()))));
-    let asked = world.ask("notebook/a", whole());
-    world.run();
-    // Room may come with what is written.
-    world.flush();
-    world.now = world.partition.due_next().expect("it is tried again");
-    world.partition.expire(world.now);
-    world.run();
-    assert_eq!(text(world.take(asked)), "FULL");
+    assert_eq!(world.refused("notebook/a", whole()), "FULL");
     world.check();
     world.restart(config, ARENA_PAGES, Vec::new());
     assert!(world.does("notebook/a", whole()) == image(7));

@@ -51,6 +51,7 @@ counters! {
     PatchBytes "patch_bytes" "Bytes of older versions beside frames."
     ColdAgents "cold_agents" "Agents that are on disk only, now."
     Loads "loads" "Agents brought back from disk."
+    Pagings "pagings" "Times that pages followed an agent from disk."
     Evictions "evictions" "Agents sent to disk only."
     Wakes "wakes" "Agents brought back from disk because they would soon wake."
     HeldAnswers "held_answers" "Answers and effects that wait for the disk now."

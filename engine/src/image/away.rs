@@ -31,6 +31,11 @@ impl Image {
         store.away(self.leaf(store, page).page)
     }
 
+    /// Whether any page is away. Cost: the nodes before the first that is.
+    pub(crate) fn has_away(&self, store: &PageStore) -> bool {
+        any(store, (self.root, self.height))
+    }
+
     /// Appends the records of the away pages among `pages`, ascending by page; one that has
     /// neighbours is named once. Cost: the nodes above them.
     pub(crate) fn away_in(
@@ -51,6 +56,14 @@ impl Image {
     ) -> Result<(), PageError> {
         let leaf = self.leaf(store, page).page;
         store.fill(leaf, bytes)
+    }
+}
+
+fn any(store: &PageStore, (slot, level): (Slot, u8)) -> bool {
+    match level {
+        _ if slot.is_absent() => false,
+        0 => store.away(slot).is_some(),
+        _ => store.children(slot).into_iter().any(|child| any(store, (child, level - 1))),
     }
 }
 

@@ -141,6 +141,8 @@ pub struct Counters {
     pub lost: u64,
     /// Agents brought back from the log.
     pub loads: u64,
+    /// Times that pages of an agent, which was back without them, were.
+    pub pagings: u64,
     /// Agents sent to the log only.
     pub evictions: u64,
     /// Agents brought back because they would soon wake.

@@ -26,6 +26,14 @@ use std::rc::Rc;
 /// All pages that an image can have.
 const ALL: RangeInclusive<u32> = 0..=u32::MAX;
 
+/// Records of one agent that are on their way.
+pub(super) struct Arrival {
+    /// Where they lie, as they were asked for.
+    pub(super) places: Rc<Vec<Place>>,
+    /// Whether they are the agent, or all its pages that were away.
+    pub(super) all: bool,
+}
+
 /// What a request needs of an agent's pages.
 enum Needs {
     /// None, or those that its turn turns out to need.
@@ -37,16 +45,16 @@ enum Needs {
 
 impl Partition {
     /// Asks for records of an agent, which waits for them.
-    pub(super) fn ask_for(&mut self, agent: AgentId, places: Rc<Vec<Place>>) {
-        self.arrivals.insert(agent, Rc::clone(&places));
+    pub(super) fn ask_for(&mut self, agent: AgentId, places: Rc<Vec<Place>>, all: bool) {
+        self.arrivals.insert(agent, Arrival { places: Rc::clone(&places), all });
         self.events.push(Event::Load { agent, places });
     }
 
     /// Has an agent that is partly in memory wait for these pages; it leaves the run queue.
-    fn page_in(&mut self, slot: u32, places: Vec<Place>) {
+    fn page_in(&mut self, slot: u32, places: Vec<Place>, all: bool) {
         self.queue.remove(&mut self.agents, slot);
         self.agents[slot].residence = Residence::Paging;
-        self.ask_for(self.agents[slot].id, Rc::new(places));
+        self.ask_for(self.agents[slot].id, Rc::new(places), all);
     }
 
     /// Has an agent wait for all its pages, unless they are here or it waits already.
@@ -58,12 +66,19 @@ impl Partition {
         if places.is_empty() {
             self.agents[slot].partly = false;
         } else {
-            self.page_in(slot, places);
+            self.page_in(slot, places, true);
         }
     }
 
+    /// Whether pages of an agent are away.
+    pub(super) fn has_away(&self, slot: u32) -> bool {
+        let agent = &self.agents[slot];
+        let mut images = std::iter::once(&agent.image).chain(agent.versions.images());
+        images.any(|image| image.has_away(&self.store))
+    }
+
     /// Records of all pages of an agent that are away.
-    pub(super) fn away(&self, slot: u32) -> Vec<Place> {
+    fn away(&self, slot: u32) -> Vec<Place> {
         let agent = &self.agents[slot];
         let mut places = Vec::new();
         for image in std::iter::once(&agent.image).chain(agent.versions.images()) {
@@ -83,7 +98,7 @@ impl Partition {
                 let mut places = Vec::new();
                 self.agents[slot].image.away_in(&self.store, pages, &mut places);
                 if !places.is_empty() {
-                    self.page_in(slot, places);
+                    self.page_in(slot, places, false);
                 }
             }
         }
@@ -112,6 +127,17 @@ impl Partition {
         }
     }
 
+    /// Whether the item that an agent serves next changes nothing of it.
+    pub(super) fn only_looks(&self, slot: u32) -> bool {
+        let agent = &self.agents[slot];
+        match agent.mailbox.first(&self.mail) {
+            Some(Item::Request(waiting)) if !agent.is_paused() => {
+                matches!(waiting.verb, Verb::Read { .. } | Verb::Info | Verb::Versions)
+            }
+            _ => false,
+        }
+    }
+
     /// A message that is next, to take its turn again where that comes upon an away page (O3).
     pub(super) fn copy_of_message(&self, slot: u32) -> Option<Waiting> {
         match self.agents[slot].mailbox.first(&self.mail)? {
@@ -129,7 +155,7 @@ impl Partition {
         missed.dedup();
         let Some(waiting) = item.filter(|_| !missed.is_empty()) else { return false };
         self.agents[slot].mailbox.push_first(&mut self.mail, Item::Request(waiting));
-        self.page_in(slot, missed);
+        self.page_in(slot, missed, false);
         true
     }
 
@@ -138,16 +164,16 @@ impl Partition {
         &mut self,
         now: Nanos,
         slot: u32,
-        places: &[Place],
+        arrival: &Arrival,
         records: Result<Vec<Vec<u8>>, i32>,
     ) {
         let filled = records.map_err(|errno| LoadError::Read { errno }).and_then(|records| {
-            self.in_room(now, LoadError::is_full, |this| this.fill(slot, places, &records))
+            self.in_room(now, LoadError::is_full, |this| this.fill(slot, arrival, &records))
         });
         self.agents[slot].residence = Residence::Warm;
         match filled {
             Ok(()) => {
-                self.counters.loads += 1;
+                self.counters.pagings += 1;
                 self.after_load(now, slot);
             }
             Err(error) if error.is_full() && self.may_load_later(now, self.agents[slot].id) => {
@@ -158,8 +184,8 @@ impl Partition {
     }
 
     /// Fills pages of the present; of older versions, too, where all of them have come.
-    fn fill(&mut self, slot: u32, places: &[Place], records: &[Vec<u8>]) -> Result<(), LoadError> {
-        let all = self.away(slot) == places;
+    fn fill(&mut self, slot: u32, arrival: &Arrival, records: &[Vec<u8>]) -> Result<(), LoadError> {
+        let Arrival { places, all } = arrival;
         let (mut bodies, mut frames) = (Vec::with_capacity(records.len()), 0);
         for (at, bytes) in records.iter().enumerate() {
             let wrong = |source| LoadError::Record { at, source };
@@ -174,7 +200,7 @@ impl Partition {
             let wrong = |source| LoadError::Record { at, source };
             let agent = &self.agents[slot];
             agent.image.fill_from(&mut self.store, *place, body).map_err(wrong)?;
-            for image in agent.versions.images().filter(|_| all) {
+            for image in agent.versions.images().filter(|_| *all) {
                 image.fill_from(&mut self.store, *place, body).map_err(wrong)?;
             }
         }

@@ -81,7 +81,7 @@ impl Partition {
             _ => Rc::new(chain.rest().to_vec()),
         };
         let id = agent.id;
-        self.ask_for(id, places);
+        self.ask_for(id, places, true);
     }
 
     /// Takes in what an [`Event::Load`] asked for: the bytes of each record, in order. The agent
@@ -94,14 +94,12 @@ impl Partition {
         records: Result<Vec<Vec<u8>>, i32>,
     ) {
         // It may have ended meanwhile, and another of its key may be here.
-        if !self.arrivals.get(&id).is_some_and(|of| Rc::ptr_eq(of, places)) {
-            return;
-        }
-        self.arrivals.remove(&id);
+        let mine = self.arrivals.get(&id).is_some_and(|of| Rc::ptr_eq(&of.places, places));
+        let Some(arrival) = mine.then(|| self.arrivals.remove(&id)).flatten() else { return };
         let Some(slot) = self.agents.find(id) else { return };
         match self.agents[slot].residence {
             Residence::Loading => self.take_chain(now, slot, places, records),
-            Residence::Paging => self.take_pages(now, slot, places, records),
+            Residence::Paging => self.take_pages(now, slot, &arrival, records),
             Residence::Warm | Residence::Cold => {}
         }
         self.publish();
@@ -143,7 +141,7 @@ impl Partition {
 
     /// An agent, or pages of it, have come to memory: it goes on, or waits for more pages.
     pub(super) fn after_load(&mut self, now: Nanos, slot: u32) {
-        let partly = self.agents[slot].partly && !self.away(slot).is_empty();
+        let partly = self.agents[slot].partly && self.has_away(slot);
         let agent = &mut self.agents[slot];
         let id = agent.id;
         self.crowded.remove(&id);

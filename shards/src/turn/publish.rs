@@ -35,6 +35,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
             (Counter::LostAgents, agents.lost),
             (Counter::ColdAgents, agents.cold),
             (Counter::Loads, agents.loads),
+            (Counter::Pagings, agents.pagings),
             (Counter::Evictions, agents.evictions),
             (Counter::Wakes, agents.wakes),
             (Counter::HeldAnswers, agents.held_events),

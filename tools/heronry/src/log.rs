@@ -75,6 +75,8 @@ fn kind_name(kind: u8) -> &'static str {
         7 => "orphan",
         8 => "index-begin",
         9 => "index-end",
+        10 => "pages",
+        11 => "split",
         _ => "unknown",
     }
 }
