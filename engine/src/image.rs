@@ -21,6 +21,8 @@ use crate::page::{
     Frame, Lines, NODE_FANOUT, Need, PAGE_BYTES, PageError, PageStore, Slot, ZERO_PAGE, lines_of,
 };
 
+use std::ops::RangeInclusive;
+
 pub(crate) use delta::{Elsewhere, Pages, Under};
 pub use diff::DIFF_GAP_BYTES;
 pub use usage::Usage;
@@ -413,6 +415,12 @@ fn check_len(len_bytes: u64) -> Result<(), PageError> {
         return Err(PageError::TooLong { len_bytes, len_bytes_max: IMAGE_BYTES_MAX });
     }
     Ok(())
+}
+
+/// The pages of a range of bytes, which is not empty.
+pub(crate) fn pages_of(offset: u64, len: u64) -> RangeInclusive<u32> {
+    let page = |at: u64| u32::try_from(at / PAGE).unwrap_or(u32::MAX);
+    page(offset)..=page(offset.saturating_add(len - 1))
 }
 
 fn page_of(offset: u64) -> u32 {

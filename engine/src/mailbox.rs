@@ -120,15 +120,7 @@ impl Mailbox {
 
     /// Whether a request waits, and not only results. Cost: a walk over the results before it.
     pub(crate) fn has_request(&self, mail: &Mail) -> bool {
-        let mut node = self.first;
-        while node != NIL {
-            let Node { item, next } = &mail.nodes[node];
-            if matches!(item, Item::Request(_)) {
-                return true;
-            }
-            node = *next;
-        }
-        false
+        self.items(mail).any(|item| matches!(item, Item::Request(_)))
     }
 
     /// Adds an item at the end.
@@ -159,6 +151,16 @@ impl Mailbox {
         (self.first != NIL).then(|| &mail.nodes[self.first].item)
     }
 
+    /// All items, those that have waited longest first.
+    pub(crate) fn items<'a>(&self, mail: &'a Mail) -> impl Iterator<Item = &'a Item> {
+        let mut node = self.first;
+        std::iter::from_fn(move || {
+            let Node { item, next } = (node != NIL).then(|| &mail.nodes[node])?;
+            node = *next;
+            Some(item)
+        })
+    }
+
     /// Takes the item that has waited longest (Q1).
     pub fn pop(&mut self, mail: &mut Mail) -> Option<Item> {
         if self.first == NIL {
@@ -173,15 +175,10 @@ impl Mailbox {
         mail: &'a Mail,
         call: CallId,
     ) -> Option<&'a Result<Option<Bytes>, Refusal>> {
-        let mut node = self.first;
-        while node != NIL {
-            let Node { item, next } = &mail.nodes[node];
-            match item {
-                Item::Returned { call: other, result } if *other == call => return Some(result),
-                _ => node = *next,
-            }
-        }
-        None
+        self.items(mail).find_map(|item| match item {
+            Item::Returned { call: other, result } if *other == call => Some(result),
+            _ => None,
+        })
     }
 
     /// Takes the first item after `kept` that is a control verb. `kept` is the last item passed

@@ -78,6 +78,13 @@ impl Slot {
     }
 }
 
+impl Away {
+    /// Bytes that it takes.
+    fn bytes(&self) -> u64 {
+        (size_of::<Away>() + self.changes.len()) as u64
+    }
+}
+
 /// Where the bytes of a page are that is in the log only.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Away {
@@ -341,7 +348,7 @@ impl PageStore {
             let (used_bytes, arena_bytes) = self.leaves.pages().bytes();
             return Err(PageError::Full { used_bytes, arena_bytes });
         }
-        self.ensure(Need { frames: away.changes.len().div_ceil(PAGE_BYTES) as u32, nodes })
+        self.ensure(Need { frames: away.bytes().div_ceil(PAGE_BYTES as u64) as u32, nodes })
     }
 
     /// Where a page's bytes are, if they are not in memory: the page is not read and not changed

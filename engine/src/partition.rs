@@ -20,6 +20,7 @@ pub(crate) mod dedupe;
 mod effects;
 mod evict;
 mod export;
+mod failures;
 pub(crate) mod journal;
 mod lifecycle;
 mod listing;
@@ -70,6 +71,9 @@ pub use wakes::Awaits;
 const AGAIN_AFTER: Nanos = Nanos::from_ms(20);
 /// Overdue calls that one [`Partition::expire`] ends.
 const EXPIRE_COUNT_MAX: usize = 1_024;
+
+/// Agents that one [`Partition::run_turn`] lets wait for pages, at most.
+const WAIT_COUNT_MAX: usize = 64;
 
 /// One shard's agents. The shard's loop owns it alone.
 pub struct Partition {
@@ -228,17 +232,17 @@ impl Partition {
         self.load(slot);
     }
 
-    /// Serves one mailbox item of the next agent, round robin; `None` when no agent has any.
+    /// Serves one mailbox item of the next agent, round robin; `None` when no agent has any, or
+    /// when many in turn wait for pages: [`Partition::runnable`] tells.
     pub fn run_turn(&mut self, now: Nanos) -> Option<TurnReport> {
-        loop {
+        for _ in 0..WAIT_COUNT_MAX {
             let slot = self.queue.pop(&mut self.agents)?;
-            if self.agents[slot].partly && self.waits_for_pages(slot) {
-                continue;
-            }
-            if let Some(report) = self.serve_next(now, slot) {
+            let waits = self.agents[slot].partly && self.waits_for_pages(slot);
+            if !waits && let Some(report) = self.serve_next(now, slot) {
                 return Some(report);
             }
         }
+        None
     }
 
     /// Serves an agent's next item; `None` when its turn waits for pages.
@@ -262,7 +266,7 @@ impl Partition {
                 Item::Restored => self.restored_turn(now, slot),
             }
         };
-        if again.is_some() && self.takes_again(slot, again) {
+        if self.takes_again(slot, again) {
             self.publish();
             return None;
         }
@@ -429,8 +433,7 @@ impl Partition {
             .flat_map(|(_, agent)| std::iter::once(&agent.image).chain(agent.versions.images()));
         self.store.debug_check(images.chain(self.journal.images()));
         let chains = self.agents.iter().filter_map(|(_, agent)| agent.logged.as_deref());
-        let places = chains.flat_map(|chain| chain.places.iter());
-        self.journal.check_segments(places);
+        self.journal.check_segments(chains);
     }
 }
 

@@ -27,12 +27,13 @@ fn write(offset: u64, bytes: Vec<u8>) -> Verb {
     Verb::Write { offset, bytes: bytes.into() }
 }
 
-/// Sends all pages to the log only.
+/// Sends all agents to the log only.
 fn evict(world: &mut World) {
     for _ in 0..3 {
         world.flush();
         world.partition.make_room(world.now, 0, 1_000);
     }
+    assert_eq!(world.partition.counters().cold, world.partition.counters().agents);
     assert_eq!(world.partition.used_bytes(), 0);
     world.read_bytes = 0;
 }
@@ -65,7 +66,7 @@ fn image() -> Vec<u8> {
 }
 
 #[test]
-fn a_read_brings_the_pages_it_needs_and_no_more() {
+fn o1_a_read_brings_the_pages_it_needs_and_no_more() {
     let mut world = large();
     assert_eq!(read(&mut world, KEY, 9 * PAGE + 5, 10), fill(9)[5..15]);
     let once = world.read_bytes;
@@ -80,7 +81,7 @@ fn a_read_brings_the_pages_it_needs_and_no_more() {
 }
 
 #[test]
-fn a_write_keeps_the_rest_of_its_page_and_what_changed_comes_back_at_once() {
+fn o1_a_write_keeps_the_rest_of_its_page_and_what_changed_comes_back_at_once() {
     let mut world = large();
     let mut expected = image();
     expected[5 * 4096 + 7..][..3].copy_from_slice(b"new");
@@ -97,7 +98,7 @@ fn a_write_keeps_the_rest_of_its_page_and_what_changed_comes_back_at_once() {
 }
 
 #[test]
-fn a_turn_that_comes_upon_a_page_in_the_log_is_taken_once() {
+fn o3_a_turn_that_comes_upon_a_page_in_the_log_is_taken_once() {
     let mut world = logged();
     world.does(KEY, create()).expect("there is room");
     world.does(KEY, write(0, vec![0; 64 << 10])).expect("there is room");
@@ -121,7 +122,7 @@ fn a_turn_that_comes_upon_a_page_in_the_log_is_taken_once() {
 }
 
 #[test]
-fn forks_commits_and_differences_are_of_whole_agents() {
+fn o1_forks_commits_and_differences_are_of_whole_agents() {
     let mut world = large();
     let fork = Verb::Fork { count: 1, at: None, suffix: Some("b".into()), keep_timers: false };
     world.does(KEY, checkpoint("start")).expect("kept");
@@ -147,7 +148,7 @@ fn forks_commits_and_differences_are_of_whole_agents() {
 }
 
 #[test]
-fn what_is_cut_off_and_written_again_is_not_what_it_was() {
+fn e3_what_is_cut_off_and_written_again_is_not_what_it_was() {
     let mut world = large();
     assert_eq!(world.says(KEY, "resize 10000"), "10000");
     world.does(KEY, write(20 * PAGE, b"again".to_vec())).expect("written");
@@ -163,7 +164,7 @@ fn what_is_cut_off_and_written_again_is_not_what_it_was() {
 }
 
 #[test]
-fn a_page_that_was_rolled_back_to_is_told_by_its_record() {
+fn e3_a_page_that_was_rolled_back_to_is_told_by_its_record() {
     let mut world = large();
     world.does(KEY, checkpoint("start")).expect("kept");
     world.does(KEY, write(4 * PAGE, b"changed".to_vec())).expect("written");
@@ -183,7 +184,7 @@ fn a_page_that_was_rolled_back_to_is_told_by_its_record() {
 }
 
 #[test]
-fn a_long_chain_and_an_old_segment_are_written_whole_once_all_pages_are_here() {
+fn o2_a_long_chain_and_an_old_segment_are_written_whole_once_all_pages_are_here() {
     let mut world = large();
     let mut expected = image();
     for n in 0..300u64 {
@@ -207,7 +208,7 @@ fn a_long_chain_and_an_old_segment_are_written_whole_once_all_pages_are_here() {
 }
 
 #[test]
-fn held_agents_and_those_who_end_need_no_more_than_they_ask_for() {
+fn o1_held_agents_and_those_who_end_need_no_more_than_they_ask_for() {
     let mut world = large();
     world.does(KEY, Verb::Suspend).expect("suspended");
     evict(&mut world);
@@ -234,7 +235,7 @@ fn asked(world: &mut World) -> (AgentId, std::rc::Rc<Vec<log::Place>>) {
 }
 
 #[test]
-fn a_page_that_cannot_be_read_is_refused_and_the_others_are_served() {
+fn o1_a_page_that_cannot_be_read_is_refused_and_the_others_are_served() {
     let mut world = large();
     assert_eq!(read(&mut world, KEY, 0, 1), fill(0)[..1]);
     for damage in [Err(5), Ok(vec![vec![0; 64]])] {
@@ -254,18 +255,130 @@ fn a_page_that_cannot_be_read_is_refused_and_the_others_are_served() {
 }
 
 #[test]
-fn an_agent_that_ended_while_its_pages_came_is_not_made_again() {
+fn o1_a_branch_that_ends_while_its_pages_come_is_not_made_again() {
+    let mut world = large();
+    let fork = Verb::Fork { count: 2, at: None, suffix: None, keep_timers: false };
+    world.does(KEY, fork).expect("forked");
+    world.does("notebook/a~1", write(0, vec![1])).expect("written");
+    evict(&mut world);
+    // It has all its pages; its sibling has not, and asks for one.
+    expect_image(&mut world, "notebook/a~1", &[&[1], &image()[1..]].concat());
+    assert_eq!(read(&mut world, "notebook/a~2", 0, 1), fill(0)[..1]);
+    let lost = world.ask("notebook/a~2", Verb::Read { offset: 11 * PAGE, len_bytes: 1 });
+    assert!(world.partition.run_turn(world.now).is_none());
+    let late = asked(&mut world);
+    world.does("notebook/a~1", Verb::Commit).expect("committed");
+    assert_eq!(text(world.take(lost)), "NOAGENT");
+    world.partition.loaded(world.now, late.0, &late.1, Err(5));
+    assert_eq!(world.refused("notebook/a~2", Verb::Info), "NOAGENT");
+    expect_image(&mut world, KEY, &[&[1], &image()[1..]].concat());
+    world.end();
+}
+
+#[test]
+fn o1_what_others_answer_meanwhile_is_taken_in() {
+    let mut world = logged();
+    world.does("relay/x", create()).expect("there is room");
+    let bytes: Vec<u8> = (0..PAGE_COUNT).flat_map(fill).collect();
+    world.does("relay/x", write(0, bytes)).expect("there is room");
+    evict(&mut world);
+    assert_eq!(read(&mut world, "relay/x", 0, 1), fill(0)[..1]);
+    world.ask("relay/x", send("!counter/k 1"));
+    assert!(world.partition.run_turn(world.now).is_some());
+    world.flush();
+    let wanted = world.ask("relay/x", Verb::Read { offset: 11 * PAGE, len_bytes: 1 });
+    assert!(world.partition.run_turn(world.now).is_some(), "the counter takes its turn");
+    assert!(world.partition.run_turn(world.now).is_none(), "the relay waits for a page");
+    let (agent, places) = asked(&mut world);
+    // The counter is on disk, and says so.
+    world.flush();
+    world.partition.debug_check();
+    world.partition.loaded(world.now, agent, &places, Err(5));
+    world.pump();
+    assert_eq!(text(world.take(wanted)), "UNREADABLE");
+    let wanted = world.ask("relay/x", Verb::Read { offset: 11 * PAGE, len_bytes: 1 });
+    world.run();
+    assert_eq!(world.take(wanted), Ok(Reply::Payload(Some(fill(11)[..1].to_vec().into()))));
+    world.check();
+    world.end();
+}
+
+#[test]
+fn o2_a_page_that_is_damaged_keeps_an_agent_from_being_written_whole_only() {
     let mut world = large();
     assert_eq!(read(&mut world, KEY, 0, 1), fill(0)[..1]);
-    world.does(KEY, write(0, vec![1])).expect("written");
-    let lost = world.ask(KEY, Verb::Read { offset: 11 * PAGE, len_bytes: 1 });
-    assert!(world.partition.run_turn(world.now).is_none());
-    let ended = world.ask(KEY, Verb::Terminate);
-    let made = world.ask(KEY, create());
+    world.flush();
+    world.partition.begin_index();
+    world.flush();
+    let segment = *world.partition.live_segments().keys().next().expect("a segment");
+    assert!(world.partition.compact(segment, 10));
+    let (agent, places) = asked(&mut world);
+    assert!(places.len() > 20, "all pages but one");
+    let other = world.ask(KEY, Verb::Info);
+    world.partition.loaded(world.now, agent, &places, Ok(vec![vec![0; 64]; places.len()]));
     world.run();
-    assert_eq!(world.take(lost), Ok(Reply::Payload(Some(fill(11)[..1].to_vec().into()))));
-    assert_eq!(world.take(ended), Ok(Reply::Done));
-    assert!(world.take(made).is_ok());
-    expect_image(&mut world, KEY, &[]);
+    assert!(world.take(other).is_ok());
+    assert_eq!(read(&mut world, KEY, 3 * PAGE, 2), fill(3)[..2]);
+    // The same of one that is in the log only.
+    evict(&mut world);
+    let segment = *world.partition.live_segments().keys().next().expect("a segment");
+    assert!(world.partition.compact(segment, 10));
+    let (agent, places) = asked(&mut world);
+    let other = world.ask(KEY, Verb::Read { offset: 5 * PAGE, len_bytes: 1 });
+    world.partition.loaded(world.now, agent, &places, Ok(vec![vec![0; 64]; places.len()]));
+    world.partition.expire(world.now);
+    world.run();
+    assert_eq!(world.take(other), Ok(Reply::Payload(Some(fill(5)[..1].to_vec().into()))));
+    expect_image(&mut world, KEY, &image());
+    world.end();
+}
+
+#[test]
+fn o1_a_held_agent_with_a_page_that_cannot_be_read_can_be_resumed_and_ended() {
+    for last in [Verb::Resume, Verb::Terminate] {
+        let mut world = large();
+        assert_eq!(read(&mut world, KEY, 0, 1), fill(0)[..1]);
+        world.does(KEY, Verb::Suspend).expect("suspended");
+        let wanted = world.ask(KEY, Verb::Read { offset: 11 * PAGE, len_bytes: 1 });
+        let (agent, places) = asked(&mut world);
+        world.partition.loaded(world.now, agent, &places, Err(5));
+        world.run();
+        assert_eq!(text(world.take(wanted)), "UNREADABLE");
+        assert_eq!(world.info(KEY).state, "suspended");
+        assert!(world.does(KEY, last.clone()).is_ok(), "{last:?}");
+        world.check();
+        world.end();
+    }
+}
+
+#[test]
+fn o1_a_commit_that_finds_no_room_for_its_parents_pages_is_answered() {
+    let mut world = World::with(PartitionConfig { log: true, ..config() }, 96, Vec::new());
+    world.does(KEY, create()).expect("there is room");
+    world.does(KEY, write(0, image())).expect("there is room");
+    let fork = Verb::Fork { count: 1, at: None, suffix: Some("b".into()), keep_timers: false };
+    world.does(KEY, fork).expect("forked");
+    world.does("notebook/a~b", write(PAGE, b"branch".to_vec())).expect("written");
+    evict(&mut world);
+    assert_eq!(read(&mut world, KEY, 0, 1), fill(0)[..1]);
+    assert_eq!(read(&mut world, "notebook/a~b", 0, 1), fill(0)[..1]);
+    // Something dirty takes the room, so that waiting makes sense.
+    world.does("counter/big", Verb::Create { image_bytes: 0 }).expect("there is room");
+    world.does("counter/big", write(0, vec![7; 80 * PAGE as usize])).expect("there is room");
+    let commit = world.ask("notebook/a~b", Verb::Commit);
+    world.run();
+    for _ in 0..20 {
+        world.flush();
+        if let Some(due) = world.partition.due_next() {
+            world.now = world.now.max(due);
+            world.partition.expire(world.now);
+        }
+        world.run();
+    }
+    let answer = world.take(commit);
+    assert!(answer.is_ok(), "{answer:?}");
+    let mut expected = image();
+    expected[4096..][..6].copy_from_slice(b"branch");
+    expect_image(&mut world, KEY, &expected);
     world.end();
 }

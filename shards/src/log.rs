@@ -1,8 +1,8 @@
 //! A shard's log on disk: one write at a time, and reads of what is wanted again.
 //!
 //! Owns: segments, where the next batch goes, batches that wait, what the disk said.  Not: what
-//! records say (the engine), reads (`log/read.rs`; at a start `log/scan.rs`), which segments go
-//! (`log/upkeep.rs`), room made ready (`log/ahead.rs`), second names for a snapshot (`log/cut.rs`), real files (`log/folder.rs`).
+//! records say (the engine), reads (`read.rs`; at a start `scan.rs`), which segments go
+//! (`upkeep.rs`), room made ready (`ahead.rs`), second names (`cut.rs`), files (`files.rs`).
 //! G1  one batch is in flight at a time, so that only the last one can be torn.
 //! G2  a flush is reported when all batches of it are on disk, and never else.
 //! G3  an error of a write ends the log: nothing is reported any more, and the shard begins again
@@ -245,7 +245,8 @@ impl Log {
         for handle in self.closing.drain(..) {
             driver.submit(Mark::LogWrite.token(), Op::Close(handle));
         }
-        if partition.wants_flush() && partition.is_flushing() && self.writing.is_none() {
+        let idle = self.writing.is_none() && self.ready.is_empty();
+        if partition.wants_flush() && partition.is_flushing() && idle {
             again = Some(now);
         }
         if self.victim.is_some() {

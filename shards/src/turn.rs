@@ -360,7 +360,7 @@ impl<D: Driver, G: Gateway> Shard<D, G> {
         {
             self.shared.block(self.me).begin_turn(before, key.as_bytes());
             began = true;
-            // None: whoever was next waits for pages.
+            // None: all that were next wait for pages.
             let Some(report) = self.partition.run_turn(before) else { break };
             let after = self.driver.now();
             let spent = after.since(before);

@@ -8,7 +8,7 @@
 
 use super::{Fault, Restored, too_long};
 use crate::id::{AgentId, CallId, Nanos, Series};
-use crate::image::Image;
+use crate::image::{Image, pages_of};
 use crate::key::AgentKey;
 use crate::limits::EFFECT_COUNT_MAX;
 use crate::log::Place;
@@ -200,8 +200,8 @@ impl Turn<'_> {
         if !self.partly || len == 0 {
             return false;
         }
-        let page = |at: u64| u32::try_from(at / PAGE_BYTES as u64).unwrap_or(u32::MAX);
-        let pages = page(offset)..=page(offset.saturating_add(len as u64 - 1));
+        let pages = pages_of(offset, len as u64);
+        // The last that was noted may be the first of these: none is to pass for none.
         let mut found = Vec::new();
         self.image.away_in(self.store, pages, &mut found);
         self.draft.missed.extend_from_slice(&found);
@@ -337,6 +337,8 @@ impl Turn<'_> {
 
     /// Asks for something to be done to the agent itself.
     pub fn own(&mut self, own: Own) -> CallId {
+        // A branch of the present has all of its pages.
+        self.misses(0, usize::MAX);
         self.ask(EffectKind::Own(own))
     }
 

@@ -2,10 +2,10 @@
 //!
 //! Owns: the encoding of changed pages.  Not: which image is compared with which.
 //!
-//! A delta is: the image's length, and pages. Pages are: their number, and per page, ascending: pages
-//! since the last one, flags (see [`OVER`] and those after it), and without `GONE` and `ELSEWHERE`
-//! the number of runs, and per run: bytes since the end of the last one, length, bytes. A record of
-//! pages (`log/record.rs`) holds pages only, each told from zeros.
+//! A delta is: the image's length, and pages. Pages are: their number, and per page, ascending: how
+//! many after the last one, flags (see [`OVER`] and those after it), and without `GONE` and
+//! `ELSEWHERE` the number of runs, and per run: bytes since the end of the last one, length, bytes.
+//! A record of pages (`log/record.rs`) holds pages only, each told from zeros.
 //! E1  a delta applied to what it was made against gives the image again, byte for byte.
 //! E2  one that is applied to something else fails or gives some image; it never panics.
 //! E3  a page whose bytes are not in memory is told by the record that has them, and none is told

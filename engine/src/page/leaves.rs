@@ -1,18 +1,16 @@
 //! Leaves: the pages at the bottom of all trees, whole or as what differs from another page.
 //!
 //! Owns: frames, the pages' counts, patches.  Not: nodes above, which page hangs where.
-//! A page that changes while older versions hold it does not get copied: its bytes go to the new
-//! page, and the old one keeps a *patch*, the lines in which the two differ. History thus costs the
-//! lines that turns changed, not the pages they touched. A page of which few lines differ from a
-//! template's is a patch too, over the page *under* it, which the reader brings along.
+//! A page that changes while older versions hold it is not copied: its bytes go to the new page,
+//! and the old one keeps a *patch*, the lines in which the two differ. A page of which few lines
+//! differ from a template's is a patch too, over the page *under* it, which the reader has.
 //! P5  a patched page and the page it is read over name each other; a page has one patch over it at
 //!     most. The last page of such a chain, its root, has a frame or is a patch over what is under.
 //! P6  a page that only a patch needs does not stay: its bytes go to that patch.
 //! P7  a page's bytes change only while it has one reference, and what its patch shows does not
 //!     change then: the lines about to change are saved in the patch first (P1).
 //! P8  frames and patches, which are on the heap, count at most what all frames would.
-//! P9  an *away* page has its bytes in the log only, but for changes of them. It may be shared and
-//!     ended; it is read, changed and patched over only once it was filled, and has a frame then.
+//! P9  an *away* page has its bytes in the log; until it is filled it may be shared and ended only.
 
 use super::counts::{LIST_END, RefTable};
 use super::patch::{LINE_BYTES, Line, Lines, Patch, differing, each, lines, lines_mut, lines_of};
@@ -89,7 +87,7 @@ impl Leaves {
     /// Bytes that a page takes by itself, at most those of a frame.
     pub(super) fn bytes_of(&self, page: u32) -> u64 {
         if let Some(away) = self.away(page) {
-            return away.changes.len() as u64;
+            return away.bytes().min(PAGE_BYTES as u64);
         }
         let frame = PAGE_BYTES as u64;
         self.patch(page).map_or(frame, |number| self.patches[number].bytes().min(frame))
@@ -120,9 +118,10 @@ impl Leaves {
 
     /// A page whose bytes are away (P9). The caller has ensured room for its changes.
     pub(super) fn take_away(&mut self, away: Away) -> u32 {
-        self.patch_bytes += away.changes.len() as u64;
-        let home = self.aways.insert(away) | AWAY;
-        self.page_at(home)
+        self.patch_bytes += away.bytes();
+        let number = self.aways.insert(away);
+        assert!(number < AWAY, "P2: more away pages than a page can name");
+        self.page_at(number | AWAY)
     }
 
     /// Where a page's bytes are, if it is away (P9).
@@ -303,7 +302,7 @@ impl Leaves {
                 None if let Some(away) = self.away(page) => {
                     assert!(self.older(page).is_none(), "P9: page {page} is patched over");
                     away_count += 1;
-                    patch_bytes += away.changes.len() as u64;
+                    patch_bytes += away.bytes();
                 }
                 None => frame_refs[self.pages.word(page, HOME) as usize] += 1,
                 Some(number) => {
@@ -458,7 +457,7 @@ impl Leaves {
     }
 
     fn drop_away(&mut self, home: u32) {
-        self.patch_bytes -= self.aways.remove(home & !AWAY).changes.len() as u64;
+        self.patch_bytes -= self.aways.remove(home & !AWAY).bytes();
     }
 
     /// The home that a patch gives a page.

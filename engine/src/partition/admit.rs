@@ -32,7 +32,7 @@ impl Partition {
                 let refusal = self.quarantined(slot);
                 return self.reply(waiting.origin, Err(refusal));
             }
-            State::Suspended | State::Quarantined if self.agents[slot].partly => {
+            State::Suspended | State::Quarantined if self.needs_pages(slot, &waiting.verb) => {
                 self.page_in_all(slot);
                 return self.admit_cold(now, slot, waiting);
             }

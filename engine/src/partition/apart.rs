@@ -11,16 +11,23 @@ use super::journal::Flush;
 use super::record::put;
 use crate::agent::Agent;
 use crate::image::{Elsewhere, Image};
-use crate::log::{Kind, Place};
+use crate::log::{Kind, Place, RECORD_BYTES_MAX};
+use crate::page::PAGE_BYTES;
 
 /// Fewer large pages are read in one go with the rest.
 const APART_COUNT_MIN: usize = 4;
 /// A page that a version has changed less, in bytes, is told by what has changed.
 const LARGE_BYTES_MIN: usize = 1_024;
-/// Records of pages that a chain has, about, at most: their places are kept in memory.
+/// Records of pages that a chain has, about, as long as their pages fit into as many: their places
+/// are kept in memory.
 const RECORD_COUNT_MAX: usize = 256;
 /// Pages of one record at most: a record has a bound.
 const GROUP_COUNT_MAX: usize = 200;
+
+/// A page and what is said of it, as a record of pages holds them, at most.
+const TOLD_BYTES_MAX: usize = PAGE_BYTES + 64;
+
+const _: () = assert!(GROUP_COUNT_MAX * TOLD_BYTES_MAX < RECORD_BYTES_MAX);
 
 /// Which pages of which versions are in records of pages.
 #[derive(Debug, Default)]

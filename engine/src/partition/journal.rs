@@ -14,7 +14,7 @@ mod flushes;
 
 use super::Partition;
 use super::wakes::Awaits;
-use crate::agent::{Agent, Residence, State};
+use crate::agent::{Agent, State};
 use crate::behaviour::{RequestId, Restored};
 use crate::id::{AgentId, CallId, Nanos};
 use crate::image::Image;
@@ -152,6 +152,8 @@ pub struct Live {
     pub bytes: u64,
     /// Their number.
     pub count: u64,
+    /// How often a chain comes into the segment: about as many agents have records in it.
+    pub chains: u64,
 }
 
 /// The list of one partition.
@@ -287,11 +289,15 @@ impl Journal {
         })
     }
 
-    fn add_live(&mut self, places: &[Place]) {
-        for place in places {
+    /// Counts the records of a chain from its record `from` on.
+    fn add_live(&mut self, chain: &[Place], from: usize) {
+        let mut before = from.checked_sub(1).map(|at| chain[at].segment);
+        for place in &chain[from..] {
             let live = self.segments.entry(place.segment).or_default();
             live.bytes += u64::from(place.len_bytes);
             live.count += 1;
+            live.chains += u64::from(before != Some(place.segment));
+            before = Some(place.segment);
         }
     }
 
@@ -305,22 +311,25 @@ impl Journal {
         }
     }
 
-    pub(super) fn drop_live(&mut self, places: &[Place]) {
-        for place in places {
+    pub(super) fn drop_live(&mut self, chain: &[Place]) {
+        let mut before = None;
+        for place in chain {
             let live = self.segments.get_mut(&place.segment).expect("J4: its records are counted");
             live.bytes -= u64::from(place.len_bytes);
             live.count -= 1;
+            live.chains -= u64::from(before != Some(place.segment));
+            before = Some(place.segment);
             if live.count == 0 {
                 self.segments.remove(&place.segment);
             }
         }
     }
 
-    /// Checks J4 against the places of all chains.
-    pub(super) fn check_segments<'a>(&self, places: impl Iterator<Item = &'a Place>) {
+    /// Checks J4 against all chains.
+    pub(super) fn check_segments<'a>(&self, chains: impl Iterator<Item = &'a Chain>) {
         let mut other = Journal::default();
-        places.for_each(|place| other.add_live(std::slice::from_ref(place)));
-        self.unneeded.iter().for_each(|(_, places)| other.add_live(places));
+        chains.for_each(|chain| other.add_live(&chain.places, 0));
+        self.unneeded.iter().for_each(|(_, places)| other.add_live(places, 0));
         assert_eq!(self.segments, other.segments, "J4: live records");
     }
 
@@ -341,7 +350,7 @@ impl Partition {
 
     fn touch_clean(&mut self, slot: u32) {
         let agent = &mut self.agents[slot];
-        assert!(agent.residence == Residence::Warm, "J1: {} changes while it is cold", agent.key);
+        assert!(!agent.residence.is_cold(), "J1: {} changes while it is cold", agent.key);
         let known = match &agent.logged {
             None => Known::Nothing,
             Some(_) => Known::Earlier(Before::of(agent, &mut self.store)),

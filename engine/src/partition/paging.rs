@@ -15,10 +15,11 @@ use super::verbs::Requests;
 use super::wakes::{NO_ROOM_PAUSE, UNREADABLE_PAUSE};
 use crate::agent::{Agent, Residence};
 use crate::id::{AgentId, Nanos};
+use crate::image::pages_of;
 use crate::log::wire::Reader;
 use crate::log::{Kind, Place, Record, RecordError};
-use crate::mailbox::{Item, Waiting};
-use crate::page::{Need, PAGE_BYTES};
+use crate::mailbox::{Item, Waiting, runs_turn};
+use crate::page::Need;
 use crate::verb::{Event, Verb};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -51,7 +52,9 @@ impl Partition {
     }
 
     /// Has an agent that is partly in memory wait for these pages; it leaves the run queue.
-    fn page_in(&mut self, slot: u32, places: Vec<Place>, all: bool) {
+    fn page_in(&mut self, slot: u32, mut places: Vec<Place>, all: bool) {
+        places.sort_unstable();
+        places.dedup();
         self.queue.remove(&mut self.agents, slot);
         self.agents[slot].residence = Residence::Paging;
         self.ask_for(self.agents[slot].id, Rc::new(places), all);
@@ -84,8 +87,6 @@ impl Partition {
         for image in std::iter::once(&agent.image).chain(agent.versions.images()) {
             image.away_in(&self.store, ALL, &mut places);
         }
-        places.sort_unstable();
-        places.dedup();
         places
     }
 
@@ -105,26 +106,55 @@ impl Partition {
         self.agents[slot].residence == Residence::Paging
     }
 
+    /// What an agent's next item needs.
     fn needs(&self, slot: u32) -> Needs {
         let agent = &self.agents[slot];
-        let request = match agent.mailbox.first(&self.mail) {
-            Some(Item::Request(waiting)) if !agent.rewrite && !agent.is_paused() => waiting,
-            _ => return Needs::All,
-        };
-        match &request.verb {
-            Verb::Read { offset, len_bytes } => pages_of(*offset, u64::from(*len_bytes)),
-            Verb::Write { offset, bytes } => pages_of(*offset, bytes.len() as u64),
+        match agent.mailbox.first(&self.mail) {
+            Some(Item::Request(waiting)) if !agent.rewrite && !agent.is_paused() => {
+                self.needs_of(agent, &waiting.verb)
+            }
+            _ => Needs::All,
+        }
+    }
+
+    fn needs_of(&self, agent: &Agent, verb: &Verb) -> Needs {
+        match verb {
+            Verb::Read { len_bytes: 0, .. } => Needs::Some,
+            Verb::Read { offset, len_bytes } => {
+                Needs::These(pages_of(*offset, u64::from(*len_bytes)))
+            }
+            Verb::Write { bytes, .. } if bytes.is_empty() => Needs::Some,
+            Verb::Write { offset, bytes } => Needs::These(pages_of(*offset, bytes.len() as u64)),
             Verb::Send { .. } if self.templates.behaviour(agent.template).reads_by_page() => {
                 Needs::Some
             }
-            Verb::Versions
+            Verb::Create { .. }
+            | Verb::Import { .. }
+            | Verb::Versions
             | Verb::Info
             | Verb::Checkpoint { .. }
             | Verb::Rollback { .. }
+            | Verb::Suspend
             | Verb::Resume
             | Verb::Terminate => Needs::Some,
             _ => Needs::All,
         }
+    }
+
+    /// Whether a request to a held agent, which is served at once, needs pages that are away.
+    pub(super) fn needs_pages(&self, slot: u32, verb: &Verb) -> bool {
+        let agent = &self.agents[slot];
+        agent.partly && !matches!(self.needs_of(agent, verb), Needs::Some) && self.has_away(slot)
+    }
+
+    /// Whether what waits for a held agent and is served all the same needs pages that are away.
+    pub(super) fn held_mail_needs_pages(&self, slot: u32) -> bool {
+        self.agents[slot].mailbox.items(&self.mail).any(|item| match item {
+            Item::Request(waiting) if !runs_turn(&waiting.verb) => {
+                self.needs_pages(slot, &waiting.verb)
+            }
+            _ => false,
+        })
     }
 
     /// Whether the item that an agent serves next changes nothing of it.
@@ -150,9 +180,7 @@ impl Partition {
 
     /// After a turn: if it came upon away pages, its agent waits for them, and takes it again (O3).
     pub(super) fn takes_again(&mut self, slot: u32, item: Option<Waiting>) -> bool {
-        let mut missed = std::mem::take(&mut self.draft.missed);
-        missed.sort_unstable();
-        missed.dedup();
+        let missed = std::mem::take(&mut self.draft.missed);
         let Some(waiting) = item.filter(|_| !missed.is_empty()) else { return false };
         self.agents[slot].mailbox.push_first(&mut self.mail, Item::Request(waiting));
         self.page_in(slot, missed, false);
@@ -179,6 +207,8 @@ impl Partition {
             Err(error) if error.is_full() && self.may_load_later(now, self.agents[slot].id) => {
                 self.page_again(now.after(NO_ROOM_PAUSE), slot);
             }
+            // What it was to be written whole for may be had without all of its pages.
+            Err(_) if std::mem::take(&mut self.agents[slot].rewrite) => self.after_load(now, slot),
             Err(error) => self.refuse_pages(now, slot, &error),
         }
     }
@@ -212,7 +242,6 @@ impl Partition {
     fn refuse_pages(&mut self, now: Nanos, slot: u32, error: &LoadError) {
         let id = self.agents[slot].id;
         let refusal = self.load_refusal(slot, error);
-        self.agents[slot].rewrite = false;
         if error.is_damage() {
             self.touch(slot);
             self.drop_calls(slot, "cannot be read", Requests::Drop);
@@ -231,16 +260,12 @@ impl Partition {
     }
 
     /// Has an agent that waits, and has not asked for pages, go on.
-    pub(super) fn page_now(&mut self, slot: u32) {
+    pub(super) fn page_now(&mut self, now: Nanos, slot: u32) {
         let agent = &mut self.agents[slot];
-        if self.arrivals.contains_key(&agent.id) {
-            return;
+        if !self.arrivals.contains_key(&agent.id) {
+            agent.residence = Residence::Warm;
+            self.after_load(now, slot);
         }
-        agent.residence = Residence::Warm;
-        if agent.rewrite || agent.state().is_held() {
-            self.page_in_all(slot);
-        }
-        self.wake(slot);
     }
 }
 
@@ -264,12 +289,4 @@ pub(super) fn read_pages(bytes: &[u8]) -> Result<&[u8], RecordError> {
         return Err(RecordError::BadField { what: "its kind", value: record.kind as u64 });
     }
     Ok(record.body)
-}
-
-fn pages_of(offset: u64, len_bytes: u64) -> Needs {
-    let page = |at: u64| u32::try_from(at / PAGE_BYTES as u64).unwrap_or(u32::MAX);
-    match len_bytes {
-        0 => Needs::Some,
-        len_bytes => Needs::These(page(offset)..=page(offset.saturating_add(len_bytes - 1))),
-    }
 }

@@ -1,8 +1,8 @@
 //! Replay: agents made again from their records.
 //!
 //! Owns: bringing an agent back when it is wanted, whole or but for pages that can follow.
-//! Not: reading files (`shards`), what is in the records of a chain (`chain.rs`), which chains there
-//! are (`recovery.rs`), pages that follow (`paging.rs`).
+//! Not: reading files (`shards`), what is in the records of a chain (`chain.rs`), which chains
+//! there are (`recovery.rs`), pages that follow (`paging.rs`).
 //! L1  a chain that is read gives the agent as it was when its last record was made.
 //! L2  one that does not leaves the agent as it was: in the log only, and said to be unreadable.
 //! L3  what an agent was waiting for goes on: sleeps end at their time, messages are sent again
@@ -41,7 +41,7 @@ pub enum LoadError {
     /// The bytes are not what was written.
     #[error("record {at} of its chain: {source}")]
     Record {
-        /// Place in the chain, from 0.
+        /// Its place, from 0, among those that were read.
         at: usize,
         /// What is wrong with it.
         source: RecordError,
@@ -132,6 +132,10 @@ impl Partition {
             Err(error) if error.is_full() && self.may_load_later(now, id) => {
                 self.load_again(now, slot, NO_ROOM_PAUSE);
             }
+            // What it was to be written whole for may be had without all of its pages.
+            Err(_) if std::mem::take(&mut self.agents[slot].rewrite) => {
+                self.load_again(now, slot, Nanos(0));
+            }
             Err(error) => {
                 let refusal = self.refuse_load(now, slot, &error);
                 self.resume_commits(now, id, Some(&refusal));
@@ -146,7 +150,7 @@ impl Partition {
         let id = agent.id;
         self.crowded.remove(&id);
         agent.partly = partly;
-        if agent.partly && (agent.rewrite || agent.state().is_held()) {
+        if agent.partly && agent.rewrite {
             return self.page_in_all(slot);
         }
         if std::mem::take(&mut agent.rewrite) {

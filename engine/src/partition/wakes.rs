@@ -163,7 +163,7 @@ impl Partition {
             let Some(slot) = self.agents.find(id) else { continue };
             let agent = &self.agents[slot];
             if agent.residence == Residence::Paging {
-                self.page_now(slot);
+                self.page_now(now, slot);
             }
             let agent = &self.agents[slot];
             if agent.residence != Residence::Cold {

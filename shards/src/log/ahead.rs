@@ -7,7 +7,8 @@
 //! note is a small part.
 //! Z1  zeros go where no batch was written or is on its way; a batch that would meet zeros on their
 //!     way waits for them.
-//! Z2  what becomes of them changes nothing but time: if they cannot be written, none are any more.
+//! Z2  what becomes of them changes nothing but time: if they cannot be written, none are any more
+//!     in that segment.
 
 use super::BATCH_ALIGN_BYTES;
 use crate::connection::Mark;
@@ -53,8 +54,9 @@ impl Ahead {
         driver: &mut D,
     ) {
         let end = offset + len_bytes;
+        let segment_bytes = segment_bytes - segment_bytes % BATCH_ALIGN_BYTES as u32;
         if self.segment != segment {
-            (self.segment, self.ready) = (segment, end);
+            (self.segment, self.ready, self.off) = (segment, end, false);
         }
         self.ready = self.ready.max(end);
         let enough = self.ready - end >= READY_BYTES_MIN || self.ready >= segment_bytes;

@@ -76,15 +76,21 @@ impl Log {
     /// emptying it takes: agents with records in it are written whole.
     fn choose_victim(&self, partition: &Partition) -> Option<u32> {
         let segments = partition.live_segments();
-        let live_bytes = segments.values().map(|live| live.bytes).sum::<u64>();
+        let length = |segment: &u32| self.lengths.get(segment).copied().unwrap_or(0);
+        // What branches share counts once for each: a segment holds no more than it is long.
+        let of = |(segment, live): (&u32, &Live)| match length(segment) {
+            0 => live.bytes,
+            bytes => live.bytes.min(bytes),
+        };
+        let live_bytes = segments.iter().map(of).sum::<u64>();
         let agents = partition.counters().agents.max(1);
         let agent_bytes = live_bytes / agents;
         let at_any_price = self.lengths.values().sum::<u64>() > live_bytes * LENGTHS_MAX;
         let gain = |(segment, live): (&u32, &Live)| {
-            let bytes = self.lengths.get(segment).copied().unwrap_or(0);
+            let bytes = length(segment);
             let dead = live.bytes <= bytes / 100 * LIVE_PERCENT_MAX;
             let gain_bytes = bytes as i64 - live.bytes as i64;
-            let price_bytes = live.count.min(agents).saturating_mul(agent_bytes) as i64;
+            let price_bytes = live.chains.min(agents).saturating_mul(agent_bytes) as i64;
             let pays = dead && (at_any_price || price_bytes <= gain_bytes);
             pays.then_some((gain_bytes - price_bytes, *segment))
         };

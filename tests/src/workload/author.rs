@@ -308,11 +308,14 @@ impl Author {
         let offset = match self.rng.u8(..4) {
             0 => self.length(),
             1 => 0,
+            2 => self.rng.u64(..40_000),
             _ => self.rng.u64(..9_000),
         };
-        let mut bytes = match self.rng.u8(..8) {
+        let mut bytes = match self.rng.u8(..16) {
             0 => self.bytes(9_000),
-            1 => Vec::new(),
+            // Enough for pages in records of their own.
+            1 => self.bytes(40_000),
+            2 => Vec::new(),
             _ => self.bytes(60),
         };
         // Bytes that are there already do not count as a change unless the page is unshared;

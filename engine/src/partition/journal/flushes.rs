@@ -84,13 +84,14 @@ impl Partition {
                 let parent = parent.and_then(|parent| self.agents.find(parent));
                 let parent = parent.and_then(|slot| self.agents[slot].logged.as_deref());
                 let chain = parent.expect("J1: a parent is written before its branch").clone();
-                self.journal.add_live(&chain.places);
+                self.journal.add_live(&chain.places, 0);
                 Box::new(chain)
             }
             _ => self.agents[slot].logged.take().unwrap_or_default(),
         };
-        self.journal.add_live(places);
+        let count = chain.places.len();
         Rc::make_mut(&mut chain.places).extend_from_slice(places);
+        self.journal.add_live(&chain.places, count);
         if kind.is_whole() {
             chain.whole_bytes = bytes;
             chain.page_count = parts.page_count;
@@ -104,7 +105,7 @@ impl Partition {
 
     /// Makes this an agent's chain.
     pub(in crate::partition) fn set_chain(&mut self, slot: u32, chain: Chain) {
-        self.journal.add_live(&chain.places);
+        self.journal.add_live(&chain.places, 0);
         if let Some(old) = self.agents[slot].logged.replace(Box::new(chain)) {
             self.journal.drop_live(&old.places);
         }

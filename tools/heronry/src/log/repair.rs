@@ -85,7 +85,9 @@ fn rewrite(log: &ShardLog, sieved: Sieved) -> Result<PathBuf> {
         request_last: 0,
         whole: true,
     };
-    let segment_bytes = lengths.iter().map(fs::Metadata::len).max().unwrap_or(SEGMENT_BYTES);
+    // A start cuts segments off where they were not written.
+    let longest = lengths.iter().map(fs::Metadata::len).max().unwrap_or(0);
+    let segment_bytes = longest.max(SEGMENT_BYTES);
     let mut writer = Writer::new(&log.dir, log.key.0, first, segment_bytes, head)?;
     writer.index(&mut partition)?;
     let mut folder = writer.into_folder();
