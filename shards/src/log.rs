@@ -399,7 +399,10 @@ impl Log {
             let batch = (segment, next.offset, len_bytes);
             self.writing = Some(next);
             driver.submit(Mark::LogWrite.token(), Op::WriteDurable { file: handle, offset, bytes });
-            self.ahead.follow(batch, self.plan.segment_bytes, handle, driver);
+            if let Some((from, bytes)) = self.ahead.follow(batch, self.plan.segment_bytes) {
+                let op = Op::WriteDurable { file: handle, offset: from.into(), bytes };
+                driver.submit(Mark::LogAhead.token(), op);
+            }
             return;
         }
     }

@@ -11,8 +11,7 @@
 //!     in that segment.
 
 use super::BATCH_ALIGN_BYTES;
-use crate::connection::Mark;
-use crate::driver::{Done, Driver, Handle, Op};
+use crate::driver::Done;
 
 /// Zeros of one write.
 const ZEROS_BYTES: u32 = 256 << 10;
@@ -45,14 +44,12 @@ impl Ahead {
         self.zeroing.is_some()
     }
 
-    /// A batch is being written: makes room ready behind it, if that pays.
-    pub(super) fn follow<D: Driver>(
+    /// A batch is being written: the zeros to write now, and where, if that pays.
+    pub(super) fn follow(
         &mut self,
         (segment, offset, len_bytes): (u32, u32, u32),
         segment_bytes: u32,
-        file: Handle,
-        driver: &mut D,
-    ) {
+    ) -> Option<(u32, Vec<u8>)> {
         let end = offset + len_bytes;
         let segment_bytes = segment_bytes - segment_bytes % BATCH_ALIGN_BYTES as u32;
         if self.segment != segment {
@@ -61,14 +58,13 @@ impl Ahead {
         self.ready = self.ready.max(end);
         let enough = self.ready - end >= READY_BYTES_MIN || self.ready >= segment_bytes;
         if self.off || enough || self.zeroing.is_some() || len_bytes > SMALL_BYTES_MAX {
-            return;
+            return None;
         }
         let to = segment_bytes.min(self.ready + ZEROS_BYTES);
-        let mut bytes = std::mem::take(&mut self.zeros);
-        bytes.resize((to - self.ready) as usize, 0);
-        let offset = u64::from(self.ready);
+        let mut zeros = std::mem::take(&mut self.zeros);
+        zeros.resize((to - self.ready) as usize, 0);
         self.zeroing = Some((segment, to));
-        driver.submit(Mark::LogAhead.token(), Op::WriteDurable { file, offset, bytes });
+        Some((self.ready, zeros))
     }
 
     /// The zeros' completion (Z2).
@@ -84,5 +80,56 @@ impl Ahead {
             Done::Failed { .. } => self.off = true,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT_BYTES: u32 = 4 << 20;
+    const BATCH: u32 = 4096;
+
+    #[test]
+    fn z1_zeros_never_meet_a_batch() {
+        let mut ahead = Ahead::default();
+        let (mut at, mut zeroed) = (0, 0);
+        while at < SEGMENT_BYTES {
+            assert!(!ahead.blocks(3, at + BATCH), "nothing is on its way at {at}");
+            if let Some((from, zeros)) = ahead.follow((3, at, BATCH), SEGMENT_BYTES) {
+                let to = from + zeros.len() as u32;
+                assert!(from >= at + BATCH && from >= zeroed && to <= SEGMENT_BYTES);
+                assert!(from % 4096 == 0 && to % 4096 == 0, "O_DIRECT takes whole blocks");
+                assert!(!ahead.blocks(3, from), "up to the zeros there is room");
+                assert!(ahead.blocks(3, from + BATCH) && !ahead.blocks(4, from + BATCH));
+                ahead.done(Done::Written(zeros));
+                zeroed = to;
+            }
+            at += BATCH;
+        }
+        assert_eq!(zeroed, SEGMENT_BYTES);
+    }
+
+    #[test]
+    fn z1_a_segment_of_any_length_has_whole_blocks_of_zeros() {
+        let mut ahead = Ahead::default();
+        let (_, zeros) = ahead.follow((0, 0, BATCH), 3 * BATCH + 100).expect("there is room");
+        assert_eq!(zeros.len(), 2 * BATCH as usize);
+    }
+
+    #[test]
+    fn z2_zeros_that_cannot_be_written_change_nothing_else() {
+        let mut ahead = Ahead::default();
+        assert!(ahead.follow((0, 0, BATCH), SEGMENT_BYTES).is_some());
+        ahead.done(Done::Failed { errno: libc::EIO });
+        assert!(!ahead.is_busy() && !ahead.blocks(0, 3 * BATCH));
+        assert!(ahead.follow((0, BATCH, BATCH), SEGMENT_BYTES).is_none(), "not in this segment");
+        let (from, zeros) = ahead.follow((1, 0, BATCH), SEGMENT_BYTES).expect("in the next");
+        // The segment was left while they were on their way: they say nothing of the one after it.
+        assert!(ahead.follow((2, 0, BATCH), SEGMENT_BYTES).is_none());
+        ahead.done(Done::Written(zeros));
+        assert_eq!(from, BATCH);
+        assert!(ahead.follow((2, BATCH, BATCH), SEGMENT_BYTES).is_some());
+        assert!(ahead.follow((2, 0, SMALL_BYTES_MAX + 1), SEGMENT_BYTES).is_none());
     }
 }
