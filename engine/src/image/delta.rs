@@ -199,10 +199,6 @@ impl Image {
                 self.put_away(store, page, away)?;
                 continue;
             }
-            if flags == 0 && !leaf.is_absent() && !store.is_over(leaf) {
-                self.write_runs(store, page, len_bytes, reader)?;
-                continue;
-            }
             let below = under(page).unwrap_or(&ZERO_PAGE);
             let (mut bytes, mut scratch) = (ZERO_PAGE, ZERO_PAGE);
             if flags & FRESH == 0 {
@@ -212,7 +208,9 @@ impl Image {
             if store.away(leaf).is_some() {
                 self.drop_page(store, page)?;
             }
-            if flags & OVER != 0 && u64::from(page + 1) * PAGE <= len_bytes {
+            // Of a page with a frame the lines before stay as a patch, as when they were changed.
+            let changes = flags == 0 && self.changes_few(store, page, &bytes);
+            if (flags & OVER != 0 || changes) && u64::from(page + 1) * PAGE <= len_bytes {
                 self.put_page(store, page, below, &bytes)?;
             } else {
                 let len = (len_bytes - u64::from(page) * PAGE).min(PAGE) as usize;
@@ -226,29 +224,14 @@ impl Image {
         Ok(())
     }
 
-    /// Writes runs into a page that is there: what was before stays as a patch, as it was when they
-    /// were made.
-    fn write_runs(
-        &mut self,
-        store: &mut PageStore,
-        page: u32,
-        len_bytes: u64,
-        reader: &mut Reader<'_>,
-    ) -> Result<(), RecordError> {
-        let mut at = u64::from(page) * PAGE;
-        let end = at + PAGE;
-        for _ in 0..reader.count()? {
-            at = at.saturating_add(reader.number()?);
-            let bytes = reader.bytes()?;
-            let next = at.saturating_add(bytes.len() as u64);
-            if next > end {
-                return Err(RecordError::BadField { what: "a run's end", value: next });
-            }
-            let inside = len_bytes.saturating_sub(at).min(bytes.len() as u64) as usize;
-            self.write(store, at, &bytes[..inside])?;
-            at = next;
+    /// Whether a page has a frame, and would keep one with few other bytes.
+    fn changes_few(&self, store: &PageStore, page: u32, bytes: &Frame) -> bool {
+        let leaf = self.leaf(store, page);
+        if leaf.page.is_absent() {
+            return false;
         }
-        Ok(())
+        let few = |old: &Frame| differing(old, bytes, !0).count_ones() <= Lines::BITS / 2;
+        store.whole_page(leaf.page).is_some_and(|old| leaf.unshared || few(old))
     }
 
     /// Gives the away pages that are in this record of pages their bytes. On an error some have
