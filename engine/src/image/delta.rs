@@ -477,6 +477,80 @@ mod tests {
         }
     }
 
+    /// As `change`, of an image that lies over nothing.
+    fn plain_change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            3 => (0..56_000u64, any::<u8>(), 1..30_000usize)
+                .prop_map(|(at, byte, len)| Change::Write(at, byte, len)),
+            4 => (0..80_000u64, any::<u8>(), 1..200usize)
+                .prop_map(|(at, byte, len)| Change::Write(at, byte, len)),
+            1 => (0..90_000u64).prop_map(Change::Resize),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn e3_pages_that_are_away_change_and_come_as_those_in_memory(
+            first in proptest::collection::vec(plain_change(), 1..6),
+            second in proptest::collection::vec(plain_change(), 0..6),
+            third in proptest::collection::vec(plain_change(), 0..6),
+            read in any::<u32>(),
+        ) {
+            let none = |_| None;
+            let (mut here, mut there, mut last) = (store(), store(), store());
+            let mut image = Image::EMPTY;
+            first.iter().for_each(|change| apply(&mut image, &mut here, change, &none));
+            // Every page in a record of its own.
+            let mut pages = Vec::new();
+            image.changed_pages(&Image::EMPTY, &here, &mut pages);
+            pages.retain(|page| u64::from(*page) * PAGE < image.len_bytes());
+            let told: Vec<(u32, u32)> = pages.iter().copied().zip(0..).collect();
+            let place = |at: usize| Place { segment: 1, offset: at as u32, len_bytes: 7 };
+            let places: Vec<Place> = (0..pages.len()).map(place).collect();
+            let mut bodies = vec![Vec::new(); pages.len()];
+            for (page, body) in pages.iter().zip(&mut bodies) {
+                image.put_pages(&here, &[*page], body);
+            }
+            let all: Vec<(Place, &[u8])> =
+                places.iter().copied().zip(bodies.iter().map(Vec::as_slice)).collect();
+            let some: Vec<(Place, &[u8])> =
+                all.iter().filter(|(place, _)| read >> (place.offset % 32) & 1 > 0).copied().collect();
+            let mut out = Vec::new();
+            image.put_delta(&Image::EMPTY, &here, &none, Elsewhere::Told(&told), &mut out);
+            let known = Pages { records: &places, read: &some };
+            let mut copy = Image::EMPTY;
+            copy.apply_delta(&mut there, &none, known, &mut Reader::new(&out)).expect("its own");
+            // What has changed since comes to pages that are away, too.
+            for changes in [&second, &third] {
+                let base = image.share(&mut here);
+                changes.iter().for_each(|change| apply(&mut image, &mut here, change, &none));
+                let mut out = Vec::new();
+                image.put_delta(&base, &here, &none, Elsewhere::NOWHERE, &mut out);
+                base.release(&mut here);
+                let before = copy.share(&mut there);
+                let mut reader = Reader::new(&out);
+                copy.apply_delta(&mut there, &none, Pages::NONE, &mut reader).expect("its own");
+                before.release(&mut there);
+            }
+            // Told by their records they are the same elsewhere.
+            let mut out = Vec::new();
+            copy.put_delta(&Image::EMPTY, &there, &none, Elsewhere::Chain(&places), &mut out);
+            let mut moved = Image::EMPTY;
+            let known = Pages { records: &places, read: &all };
+            moved.apply_delta(&mut last, &none, known, &mut Reader::new(&out)).expect("its own");
+            for (place, body) in &all {
+                copy.fill_from(&mut there, *place, body).expect("room");
+            }
+            prop_assert!(!copy.has_away(&there) && !moved.has_away(&last));
+            let bytes = bytes_of(&image, &here, &none);
+            prop_assert!(bytes_of(&copy, &there, &none) == bytes, "filled later");
+            prop_assert!(bytes_of(&moved, &last, &none) == bytes, "told by records");
+            there.debug_check([&copy]);
+            last.debug_check([&moved]);
+        }
+    }
+
     #[test]
     fn a_small_change_takes_few_bytes() {
         let mut store = store();
