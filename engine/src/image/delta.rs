@@ -514,8 +514,9 @@ mod tests {
             }
             let all: Vec<(Place, &[u8])> =
                 places.iter().copied().zip(bodies.iter().map(Vec::as_slice)).collect();
+            let chosen = |place: &Place| read >> (place.offset % 32) & 1 > 0;
             let some: Vec<(Place, &[u8])> =
-                all.iter().filter(|(place, _)| read >> (place.offset % 32) & 1 > 0).copied().collect();
+                all.iter().filter(|(place, _)| chosen(place)).copied().collect();
             let mut out = Vec::new();
             image.put_delta(&Image::EMPTY, &here, &none, Elsewhere::Told(&told), &mut out);
             let known = Pages { records: &places, read: &some };
