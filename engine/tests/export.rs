@@ -56,6 +56,31 @@ fn sample(partition: &mut Partition) -> Vec<u8> {
 }
 
 #[test]
+fn x1_a_page_that_was_written_and_cleared_is_as_one_that_never_was() {
+    let mut here = partition(256);
+    for key in ["notebook/a", "notebook/b"] {
+        ask(&mut here, key, Verb::Create { image_bytes: 20_000 }).expect("there is room");
+    }
+    let digest = |here: &mut Partition, key| bytes_of(ask(here, key, Verb::Digest { at: None }));
+    for bytes in [&b"abc"[..], &[0; 3]] {
+        let equal = digest(&mut here, "notebook/a") == digest(&mut here, "notebook/b");
+        assert_eq!(equal, bytes == b"abc", "before {bytes:?} is written");
+        let bytes = bytes.into();
+        ask(&mut here, "notebook/a", Verb::Write { offset: 8192, bytes }).expect("written");
+    }
+    assert_eq!(digest(&mut here, "notebook/a"), digest(&mut here, "notebook/b"));
+    // Until the oldest version that is kept has that page.
+    for n in 0..5u8 {
+        let bytes = vec![n].into();
+        ask(&mut here, "notebook/a", Verb::Write { offset: 0, bytes }).expect("written");
+    }
+    let bytes = bytes_of(ask(&mut here, "notebook/a", Verb::Export));
+    let mut there = partition(256);
+    ask(&mut there, "notebook/a", Verb::Import { bytes: bytes.into() }).expect("its own bytes");
+    assert_eq!(digest(&mut there, "notebook/a"), digest(&mut here, "notebook/a"));
+}
+
+#[test]
 fn x1_an_agent_comes_in_as_it_went_out() {
     let mut here = partition(256);
     let bytes = sample(&mut here);

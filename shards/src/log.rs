@@ -390,7 +390,9 @@ impl Log {
                     Err(error) => return self.trouble(now, partition, &error),
                 },
             };
-            self.full_until = None;
+            if self.full_until.take().is_some() {
+                (self.report)(format_args!("shard {}: the log has room on disk again", self.me.0));
+            }
             partition.set_disk_full(false);
             let mut next = self.ready.pop_front().expect("G1: looked at above");
             let bytes = std::mem::take(&mut next.bytes);

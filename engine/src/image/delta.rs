@@ -122,12 +122,36 @@ impl Image {
     ) {
         let mut pages = Vec::new();
         self.changed_pages(base, store, &mut pages);
-        pages.retain(|page| u64::from(*page) * PAGE < self.len_bytes);
+        self.put_listed(&pages, base, store, under, elsewhere, out);
+    }
+
+    /// As [`Image::put_delta`] of what lies under the image, without pages that are as what lies
+    /// under them: the same for equal images, of which one may have such pages.
+    pub(crate) fn put_bytes_over(&self, store: &PageStore, under: &Under<'_>, out: &mut Vec<u8>) {
+        let mut pages = Vec::new();
+        self.changed_pages(&Image::EMPTY, store, &mut pages);
+        pages.retain(|page| {
+            let below = under(*page).unwrap_or(&ZERO_PAGE);
+            self.page(store, *page, below, &mut { ZERO_PAGE }).is_some_and(|own| own != below)
+        });
+        self.put_listed(&pages, &Image::EMPTY, store, under, Elsewhere::NOWHERE, out);
+    }
+
+    fn put_listed(
+        &self,
+        pages: &[u32],
+        base: &Image,
+        store: &PageStore,
+        under: &Under<'_>,
+        elsewhere: Elsewhere<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let inside = |page: &&u32| u64::from(**page) * PAGE < self.len_bytes;
         put_number(out, self.len_bytes);
-        put_number(out, pages.len() as u64);
+        put_number(out, pages.iter().filter(inside).count() as u64);
         let mut next = 0;
         let (mut old_scratch, mut new_scratch) = (ZERO_PAGE, ZERO_PAGE);
-        for page in pages {
+        for &page in pages.iter().filter(inside) {
             put_number(out, u64::from(page - next));
             next = page + 1;
             let below = under(page).unwrap_or(&ZERO_PAGE);

@@ -114,6 +114,9 @@ pub enum RecordError {
         /// How many there are.
         found: u32,
     },
+    /// A version is not what it was.
+    #[error("a version has another digest than it had")]
+    Digest,
     /// It names a version that the chain has not.
     #[error("it names version {0}, which its chain does not have")]
     NoVersion(u64),

@@ -23,7 +23,7 @@ use super::{Address, Partition};
 use crate::agent::Residence;
 use crate::behaviour::{Behaviour, Fault, Restored};
 use crate::id::Nanos;
-use crate::image::{Elsewhere, Image, Pages};
+use crate::image::{Image, Pages};
 use crate::limits::LABEL_BYTES_MAX;
 use crate::log::RecordError;
 use crate::log::wire::{Reader, put_bytes, put_number, put_option};
@@ -169,7 +169,7 @@ impl Partition {
                 version.id == *id && digest_of(&version.image, &self.store, behaviour) == *digest
             });
         if !same {
-            return Err(RecordError::BadField { what: "a version's digest", value: 0 });
+            return Err(RecordError::Digest);
         }
         self.check_portable(replay)
     }
@@ -219,15 +219,14 @@ impl Partition {
 fn digest_of(image: &Image, store: &PageStore, behaviour: &dyn Behaviour) -> [u8; 32] {
     let mut bytes = Vec::new();
     put_option(&mut bytes, behaviour.digest().as_ref().map(|digest| &digest[..]));
-    let under = |page| behaviour.base_page(page);
-    image.put_delta(&Image::EMPTY, store, &under, Elsewhere::NOWHERE, &mut bytes);
+    image.put_bytes_over(store, &|page| behaviour.base_page(page), &mut bytes);
     *blake3::hash(&bytes).as_bytes()
 }
 
 fn unusable(reason: impl Into<String>) -> Refusal {
     Refusal::BadValue {
         what: "the exported agent".into(),
-        value: reason.into(),
+        value: format!("damaged ({})", reason.into()).into(),
         allowed: "the bytes that AGENT.EXPORT gave, unchanged".into(),
     }
 }

@@ -34,7 +34,8 @@ work. Messages of one connection to one agent are handled in the order sent.
 bytes, an inline command 64 KiB. Before AUTH it is 10 arguments of 16 KiB. A malformed or oversized
 request is answered `-ERR Protocol error: ...`, naming the byte, and the connection is closed: what
 follows it cannot be understood. A connection with `net.pipeline_max` unanswered commands or
-`net.output_bytes_max` unread bytes is not read from until it drains; nothing is dropped.
+`net.output_bytes_max` unread bytes is not read from until it drains; nothing is dropped. With more
+than `shards.ring_bytes` on the way to another shard a command for it is refused with `BUSY`.
 
 ";
 

@@ -371,7 +371,7 @@ pub const COMMANDS: &[Command] = &[
         ..row(
             "AGENT.COMMIT",
             AgentVerb::Commit,
-            "Replaces the parent by this branch, at once and whole; its other branches end.",
+            "Replaces the parent by this branch, at once and whole; the branches beside it end.",
         )
     },
     Command {
