@@ -226,7 +226,7 @@ fn digest_of(image: &Image, store: &PageStore, behaviour: &dyn Behaviour) -> [u8
 fn unusable(reason: impl Into<String>) -> Refusal {
     Refusal::BadValue {
         what: "the exported agent".into(),
-        value: format!("damaged ({})", reason.into()).into(),
+        value: format!("damaged ({})", reason.into()),
         allowed: "the bytes that AGENT.EXPORT gave, unchanged".into(),
     }
 }

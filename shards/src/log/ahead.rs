@@ -99,7 +99,8 @@ mod tests {
             if let Some((from, zeros)) = ahead.follow((3, at, BATCH), SEGMENT_BYTES) {
                 let to = from + zeros.len() as u32;
                 assert!(from >= at + BATCH && from >= zeroed && to <= SEGMENT_BYTES);
-                assert!(from % 4096 == 0 && to % 4096 == 0, "O_DIRECT takes whole blocks");
+                let whole = |at: u32| at.is_multiple_of(BATCH_ALIGN_BYTES as u32);
+                assert!(whole(from) && whole(to), "O_DIRECT takes whole blocks");
                 assert!(!ahead.blocks(3, from), "up to the zeros there is room");
                 assert!(ahead.blocks(3, from + BATCH) && !ahead.blocks(4, from + BATCH));
                 ahead.done(Done::Written(zeros));
