@@ -84,8 +84,8 @@ impl Partition {
         self.ask_for(id, places, true);
     }
 
-    /// Takes in what an [`Event::Load`] asked for: the bytes of each record, in order. The agent
-    /// serves what has waited for it, or, when the bytes are of no use, refuses it (L2).
+    /// Takes in what a [`crate::verb::Event::Load`] asked for: the bytes of each record, in order.
+    /// The agent serves what has waited for it, or, when the bytes are of no use, refuses it (L2).
     pub fn loaded(
         &mut self,
         now: Nanos,
