@@ -216,6 +216,11 @@ impl Agent {
         self.state = state;
     }
 
+    /// Its present image, and those of its versions.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &Image> {
+        std::iter::once(&self.image).chain(self.versions.images())
+    }
+
     /// Its calls, and its sends.
     pub(crate) fn all_calls(&self) -> impl Iterator<Item = CallId> {
         let rare = self.rare.as_deref();

@@ -427,10 +427,7 @@ impl Partition {
         assert_eq!(mail_count, self.mail.count(), "Q2: mailboxes and mail");
         assert_eq!(call_count, self.calls.counts().0, "Y1: agents' calls and open calls");
         assert_eq!(u64::from(self.agents.count()), self.counters.agents, "agents counted");
-        let images = self
-            .agents
-            .iter()
-            .flat_map(|(_, agent)| std::iter::once(&agent.image).chain(agent.versions.images()));
+        let images = self.agents.iter().flat_map(|(_, agent)| agent.images());
         self.store.debug_check(images.chain(self.journal.images()));
         let chains = self.agents.iter().filter_map(|(_, agent)| agent.logged.as_deref());
         self.journal.check_segments(chains);

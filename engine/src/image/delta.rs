@@ -96,6 +96,13 @@ impl Image {
         lines.count_ones() >= Lines::BITS / 2
     }
 
+    /// Lines of a page that are not zeros.
+    pub(crate) fn line_count(&self, store: &PageStore, page: u32) -> u32 {
+        let mut scratch = ZERO_PAGE;
+        let bytes = self.page(store, page, &ZERO_PAGE, &mut scratch);
+        bytes.map_or(0, |bytes| differing(&ZERO_PAGE, bytes, !0).count_ones())
+    }
+
     /// Appends these pages, ascending and over no template's, as a record of pages holds them.
     pub(crate) fn put_pages(&self, store: &PageStore, pages: &[u32], out: &mut Vec<u8>) {
         put_number(out, pages.len() as u64);

@@ -16,8 +16,8 @@ use crate::page::PAGE_BYTES;
 
 /// Fewer large pages are read in one go with the rest.
 const APART_COUNT_MIN: usize = 4;
-/// A page that a version has changed less, in bytes, is told by what has changed.
-const LARGE_BYTES_MIN: usize = 1_024;
+/// A page with fewer lines that are not zeros stays with the rest.
+const LARGE_LINES_MIN: u32 = 16;
 /// Records of pages that a chain has, about, as long as their pages fit into as many: their places
 /// are kept in memory.
 const RECORD_COUNT_MAX: usize = 256;
@@ -97,17 +97,13 @@ impl Partition {
             return large;
         }
         let mut base = &Image::EMPTY;
-        let mut scratch = Vec::new();
         for version in agent.versions.sealed() {
             let image = version.image;
             let mut pages = Vec::new();
             image.changed_pages(base, &self.store, &mut pages);
             pages.retain(|page| {
-                image.changes_much(base, &self.store, *page) && {
-                    scratch.clear();
-                    image.put_pages(&self.store, &[*page], &mut scratch);
-                    scratch.len() >= LARGE_BYTES_MIN
-                }
+                image.changes_much(base, &self.store, *page)
+                    && image.line_count(&self.store, *page) >= LARGE_LINES_MIN
             });
             if !pages.is_empty() {
                 large.push((version.id, image, pages));

@@ -75,16 +75,13 @@ impl Partition {
 
     /// Whether pages of an agent are away.
     pub(super) fn has_away(&self, slot: u32) -> bool {
-        let agent = &self.agents[slot];
-        let mut images = std::iter::once(&agent.image).chain(agent.versions.images());
-        images.any(|image| image.has_away(&self.store))
+        self.agents[slot].images().any(|image| image.has_away(&self.store))
     }
 
     /// Records of all pages of an agent that are away.
     fn away(&self, slot: u32) -> Vec<Place> {
-        let agent = &self.agents[slot];
         let mut places = Vec::new();
-        for image in std::iter::once(&agent.image).chain(agent.versions.images()) {
+        for image in self.agents[slot].images() {
             image.away_in(&self.store, ALL, &mut places);
         }
         places
@@ -269,6 +266,7 @@ impl Partition {
     }
 }
 
+/// For tests.
 impl Partition {
     /// Checks O1 and O2 for one agent.
     pub(super) fn check_away(&self, slot: u32, agent: &Agent) {
