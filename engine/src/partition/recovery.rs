@@ -43,6 +43,11 @@ impl Recovery {
         self.parts.clear();
     }
 
+    /// Forgets the parts of an agent's record that is left out.
+    pub fn forget_parts_of(&mut self, id: AgentId) {
+        self.parts.remove(&id);
+    }
+
     pub(super) fn note_parent(&mut self, id: AgentId, parent: Option<AgentId>) {
         match parent {
             Some(parent) => self.parents.insert(id, parent),

@@ -285,6 +285,7 @@ impl<'a> Sieve<'a> {
         let heading = match record.heading() {
             Ok(heading) => heading,
             Err(error) => {
+                self.sieved.recovery.forget_parts_of(record.id);
                 self.doubt(record.id);
                 return Ok(Err(error));
             }
@@ -300,6 +301,7 @@ impl<'a> Sieve<'a> {
             _ => true,
         };
         if !counts {
+            self.sieved.recovery.forget_parts_of(record.id);
             if record.kind != Kind::Stub {
                 self.doubt(record.id);
                 let touched = self.touch(record.id);
