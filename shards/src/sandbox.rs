@@ -11,6 +11,7 @@ pub mod instance;
 pub mod live;
 mod mapped;
 pub mod module;
+pub mod seen;
 pub mod slot;
 pub mod template;
 pub mod tree;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use heronry_engine::behaviour::{Behaviour, Fault, Turn};
 use heronry_engine::verb::{Errand, Language};
 use heronry_engine::*;
+use heronry_shards::sandbox::seen::Seen;
 use heronry_shards::sandbox::template::TemplateFile;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -557,12 +558,11 @@ fn f16_an_image_is_refused_under_another_build_of_its_module() {
     swapped.set(false);
     assert_eq!(world.exec("swapped/a", "x + 1"), "42");
     // A template whose state is of another module than its header names is no template.
-    let whole = TemplateFile::open(&python).expect("a template");
+    let whole = TemplateFile::open(&python, &Seen::nothing()).expect("a template");
     let mut header = whole.header.clone();
-    header.module = TemplateFile::open(&world.folder.path().join("other-1.template"))
-        .expect("a template")
-        .header
-        .module;
+    let other = world.folder.path().join("other-1.template");
+    let other = TemplateFile::open(&other, &Seen::nothing()).expect("a template");
+    header.module = other.header.module;
     let mixed = world.folder.path().join("mixed.template");
     TemplateFile::write(&mixed, &header, whole.memory()).expect("written");
     let refused = world.load("mixed", 1, &mixed).err();

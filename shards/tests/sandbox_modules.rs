@@ -5,6 +5,7 @@
 use heronry_shards::sandbox::cache::{CacheError, ModuleCache};
 use heronry_shards::sandbox::host::{self, Host, HostConfig, HostState};
 use heronry_shards::sandbox::module::{self, GlobalKind, ModuleError, Prepared, prepare};
+use heronry_shards::sandbox::seen::Seen;
 use heronry_shards::sandbox::tree::Tree;
 use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
@@ -341,7 +342,8 @@ fn n1_a_file_that_was_touched_since_it_was_checked_is_looked_at_again() {
     let prepared = prepared(AGENT).expect("prepared");
     let cache = ModuleCache::open(&folder.path).expect("a folder");
     cache.load_or_compile(&engine, &prepared).expect("compiled");
-    let checked = cache.check(&engine, &prepared.hash).expect("it is what was signed");
+    let checked =
+        cache.check(&engine, &prepared.hash, &Seen::nothing()).expect("it is what was signed");
     cache.load(&engine, &prepared.hash, Some(checked)).expect("loaded");
     let path = folder.file("cwasm");
     let whole = std::fs::read(&path).expect("read");
@@ -361,7 +363,8 @@ fn n1_a_file_that_was_touched_since_it_was_checked_is_looked_at_again() {
     };
     for change in [&in_place as &dyn Fn(), &another] {
         std::fs::write(&path, &whole).expect("written");
-        let checked = cache.check(&engine, &prepared.hash).expect("it is what was signed");
+        let checked =
+            cache.check(&engine, &prepared.hash, &Seen::nothing()).expect("it is what was signed");
         // The kernel's clock of files goes on in ticks: not before the next one is this another.
         let mut refused = cache.load(&engine, &prepared.hash, Some(checked));
         while refused.is_ok() {

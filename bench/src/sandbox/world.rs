@@ -15,6 +15,7 @@ use heronry_engine::{
 use heronry_numa::{Arena, ArenaPlan};
 use heronry_shards::errand::{BaseRef, TemplateRef, Workshop};
 use heronry_shards::sandbox::live::{Live, LiveLimits, World as Outside};
+use heronry_shards::sandbox::seen::Seen;
 use heronry_shards::sandbox::slot::BaseImage;
 use heronry_shards::sandbox::template::TemplateFile;
 use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
@@ -122,7 +123,7 @@ impl World {
         let built = builder.stdin(Stdio::null()).output()?;
         let words = || String::from_utf8_lossy(&built.stderr).trim_end().to_owned();
         anyhow::ensure!(built.status.success(), "building template {name}: {}", words());
-        let file = TemplateFile::open(&out)?;
+        let file = TemplateFile::open(&out, &Seen::nothing())?;
         let base = BaseImage::from_bytes(file.memory())?;
         let base_ref = BaseRef {
             pid: std::process::id(),

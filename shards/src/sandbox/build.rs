@@ -12,6 +12,7 @@ use super::instance::{CompiledModule, Entry, GuestCall, Instance, InstanceError,
 use super::instance::{SandboxPlan, Sandboxes, engine_config};
 use super::mapped::FileState;
 use super::module::{ModuleError, Prepared, prepare};
+use super::seen::Seen;
 use super::slot::{BaseImage, Lengths, PAGE, SlotError};
 use super::template::{TemplateFile, TemplateFileError, TemplateHeader};
 use super::tree::{Tree, TreeError, TreeState};
@@ -192,12 +193,17 @@ pub struct Needs {
 }
 
 /// Checks that what a built template needs beside its file is there and whole: the compiled module
-/// and the file tree. Cost: one pass over both, on two threads: not for shards.
-pub fn check_needs(header: &TemplateHeader, cache_dir: &Path) -> Result<Needs, BuildError> {
+/// and the file tree. Cost: one pass over what was not `seen` yet, on two threads: not for shards.
+pub fn check_needs(
+    header: &TemplateHeader,
+    cache_dir: &Path,
+    seen: &Seen,
+) -> Result<Needs, BuildError> {
     std::thread::scope(|scope| {
-        let tree = scope.spawn(|| header.tree.as_deref().map(Tree::check).transpose());
+        let check_tree = |path| Tree::check(path, seen);
+        let tree = scope.spawn(move || header.tree.as_deref().map(check_tree).transpose());
         let engine = wasmtime::Engine::new(&engine_config()).map_err(InstanceError::Engine)?;
-        let module = ModuleCache::attach(cache_dir)?.check(&engine, &header.module)?;
+        let module = ModuleCache::attach(cache_dir)?.check(&engine, &header.module, seen)?;
         let tree = tree.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Needs { module, tree })
     })

@@ -26,6 +26,7 @@
 
 use super::mapped::{FileState, Mapped, Owner, OwnerError, check_folder, open_owned};
 use super::module::Prepared;
+use super::seen::Seen;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -127,25 +128,37 @@ impl ModuleCache {
     }
 
     /// Checks the compiled form of the module with this hash (N1): what [`ModuleCache::load`] takes
-    /// for checked. Cost: one pass of BLAKE3 over it.
-    pub fn check(&self, engine: &Engine, hash: &[u8; 32]) -> Result<FileState, CacheError> {
+    /// for checked. Cost: one pass of BLAKE3 over a file not `seen` yet.
+    pub fn check(
+        &self,
+        engine: &Engine,
+        hash: &[u8; 32],
+        seen: &Seen,
+    ) -> Result<FileState, CacheError> {
         let names = Names::of(engine, hash);
         let path = self.folder.join(names.compiled());
         let file = open_existing(&path)?;
-        self.check_file(&names, &path, &file)
+        self.check_file(&names, &path, &file, seen)
     }
 
-    fn check_file(&self, names: &Names, path: &Path, file: &File) -> Result<FileState, CacheError> {
+    fn check_file(
+        &self,
+        names: &Names,
+        path: &Path,
+        file: &File,
+        seen: &Seen,
+    ) -> Result<FileState, CacheError> {
         let sidecar = read_sidecar(&self.folder.join(names.sidecar()))?;
         let io = |source| CacheError::Io { path: path.to_owned(), source };
         let tampered = |what| Err(CacheError::Tampered { path: path.to_owned(), what });
         let state = FileState::of(file).map_err(io)?;
-        if file.metadata().map_err(io)?.len() == 0 {
+        if state.len_bytes() == 0 {
             return tampered("is empty");
         }
-        let map = Mapped::new(file).map_err(io)?;
-        let found = self.sidecar(names, map.bytes());
-        let ((signed, signed_mac), (head, mac)) = (halves(&sidecar), halves(&found));
+        let head = self.head(names, state.len_bytes());
+        let take = || Ok(*self.mac(&head, Mapped::new(file)?.bytes()).as_bytes());
+        let mac = blake3::Hash::from_bytes(seen.hash(&state, take).map_err(io)?);
+        let (signed, signed_mac) = halves(&sidecar);
         // The comparison of two `blake3::Hash` takes the same time wherever they differ.
         if head != signed || mac != signed_mac {
             return tampered("is not what was signed for this module");
@@ -167,7 +180,7 @@ impl ModuleCache {
         let file = open_existing(&path)?;
         let io = |source| CacheError::Io { path: path.clone(), source };
         if checked != Some(FileState::of(&file).map_err(io)?) {
-            self.check_file(&names, &path, &file)?;
+            self.check_file(&names, &path, &file, &Seen::nothing())?;
         }
         // SAFETY: the bytes must be what wasmtime serialized, and stay so. Their MAC says that this
         // node's key signed them (N1), which is done for nothing else; the mapping that follows is
@@ -192,23 +205,31 @@ impl ModuleCache {
             .map_err(|reason| CacheError::Compile { reason })?;
         let names = Names::of(engine, &prepared.hash);
         self.write(&names.compiled(), &compiled)?;
-        self.write(&names.sidecar(), &self.sidecar(&names, &compiled))?;
+        let head = self.head(&names, compiled.len() as u64);
+        let sidecar = [&head[..], self.mac(&head, &compiled).as_bytes()].concat();
+        self.write(&names.sidecar(), &sidecar)?;
         self.load(engine, &prepared.hash, None)
     }
 }
 
 impl ModuleCache {
-    /// The sidecar for these bytes.
-    fn sidecar(&self, names: &Names, compiled: &[u8]) -> [u8; SIDECAR_BYTES] {
-        let mut sidecar = [0; SIDECAR_BYTES];
-        sidecar[..8].copy_from_slice(&MAGIC);
-        sidecar[8..16].copy_from_slice(&(compiled.len() as u64).to_le_bytes());
-        sidecar[16..48].copy_from_slice(&names.module);
-        sidecar[48..80].copy_from_slice(&names.settings);
-        let mut mac = blake3::Hasher::new_keyed(&self.key);
-        mac.update(&sidecar[..SIGNED_BYTES]).update(compiled);
-        sidecar[SIGNED_BYTES..].copy_from_slice(mac.finalize().as_bytes());
-        sidecar
+    /// What is signed of a compiled module beside its bytes.
+    fn head(&self, names: &Names, len_bytes: u64) -> [u8; SIGNED_BYTES] {
+        let mut head = [0; SIGNED_BYTES];
+        head[..8].copy_from_slice(&MAGIC);
+        head[8..16].copy_from_slice(&len_bytes.to_le_bytes());
+        head[16..48].copy_from_slice(&names.module);
+        head[48..].copy_from_slice(&names.settings);
+        head
+    }
+
+    fn mac(&self, head: &[u8], compiled: &[u8]) -> blake3::Hash {
+        blake3::Hasher::new_keyed(&self.key).update(head).update(compiled).finalize()
+    }
+
+    /// What was seen of files in earlier starts (`seen.rs`), signed with this folder's key.
+    pub fn seen(&self) -> Seen {
+        Seen::open(&self.folder, self.key)
     }
 
     /// Puts a file into the folder (N3).

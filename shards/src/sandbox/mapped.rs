@@ -13,6 +13,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Write permission of group and others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -89,6 +90,21 @@ impl FileState {
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
         })
+    }
+
+    /// Length of the file.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// Whether nobody has touched the file within `span` before now, so that whoever does from now
+    /// on changes its state. A host's clock that was set back says no.
+    pub(crate) fn is_settled(&self, span: Duration) -> bool {
+        let (Ok(s), Ok(ns)) = (u64::try_from(self.changed.0), u32::try_from(self.changed.1)) else {
+            return false;
+        };
+        let changed = UNIX_EPOCH + Duration::new(s, ns);
+        changed.elapsed().is_ok_and(|elapsed| elapsed >= span)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A template's file: the memory of a sandbox as it was sealed, and what it takes to run it.
 //!
 //! Owns: the format.  Not: how a template is made (`build.rs`) or used (`behaviour.rs`).
-//! T1  a file is written whole or not at all, and every byte is checked when it is read.
+//! T1  a file is written whole or not at all; every byte is checked before it is used (`seen.rs`).
 //! T2  the memory starts at a page of the file and is whole Wasm pages.
 //!
 //! Format 1, little endian:
@@ -17,7 +17,8 @@
 //! | | | zeros up to a whole page |
 //! | | m | the linear memory |
 
-use super::mapped::{Mapped, Owner, OwnerError, open_owned};
+use super::mapped::{FileState, Mapped, Owner, OwnerError, open_owned};
+use super::seen::Seen;
 use super::slot::PAGE;
 use heronry_engine::verb::Language;
 use serde::{Deserialize, Serialize};
@@ -123,11 +124,12 @@ impl TemplateFile {
         std::fs::rename(&beside, path).map_err(failed)
     }
 
-    /// Maps and checks a file (T1). Cost: one pass over its bytes.
-    pub fn open(path: &Path) -> Result<TemplateFile, TemplateFileError> {
+    /// Maps and checks a file (T1). Cost: one pass of BLAKE3 over one not `seen` yet.
+    pub fn open(path: &Path, seen: &Seen) -> Result<TemplateFile, TemplateFileError> {
         let failed = |source| TemplateFileError::Io { path: path.to_owned(), source };
         let foreign = |what| TemplateFileError::Foreign { path: path.to_owned(), what };
         let file = open_owned(path, Owner::User)?;
+        let state = FileState::of(&file).map_err(failed)?;
         let map = Mapped::new(&file).map_err(failed)?;
         let Some((head, body)) = map.bytes().split_at_checked(HEAD_BYTES) else {
             return Err(foreign("it is too short"));
@@ -147,7 +149,8 @@ impl TemplateFile {
         {
             return Err(foreign("its length is another"));
         }
-        if blake3::hash(body).as_bytes() != &head[24..56] {
+        let hash = seen.hash(&state, || Ok(*blake3::hash(body).as_bytes())).map_err(failed)?;
+        if hash != head[24..56] {
             return Err(TemplateFileError::Damaged { path: path.to_owned() });
         }
         let header = postcard::from_bytes(&body[..header_bytes])
@@ -188,7 +191,7 @@ mod tests {
         let path = folder.path().join("a.template");
         let memory = vec![7u8; 2 * PAGE];
         TemplateFile::write(&path, &header(), &memory).expect("written");
-        let file = TemplateFile::open(&path).expect("opened");
+        let file = TemplateFile::open(&path, &Seen::nothing()).expect("opened");
         assert_eq!(file.header, header());
         assert_eq!(file.memory(), memory);
     }
@@ -203,11 +206,11 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             std::fs::write(&path, &bytes).expect("written");
-            assert!(TemplateFile::open(&path).is_err(), "byte {at}");
+            assert!(TemplateFile::open(&path, &Seen::nothing()).is_err(), "byte {at}");
         }
         for len in [0, 10, HEAD_BYTES, PAGE, whole.len() - 1] {
             std::fs::write(&path, &whole[..len]).expect("written");
-            assert!(TemplateFile::open(&path).is_err(), "length {len}");
+            assert!(TemplateFile::open(&path, &Seen::nothing()).is_err(), "length {len}");
         }
     }
 }

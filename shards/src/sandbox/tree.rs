@@ -9,6 +9,7 @@
 //! Format: POSIX.1-1988 `ustar`, with the long names of GNU and of POSIX.1-2001 (crate `tar`).
 
 use super::mapped::{FileState, Mapped, Owner, OwnerError, open_owned};
+use super::seen::Seen;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Cursor};
 use std::ops::Range;
@@ -124,13 +125,13 @@ impl Tree {
         Ok(Tree { map: Some(map), nodes, hash })
     }
 
-    /// What [`Tree::open`] takes for checked. Cost: one pass of BLAKE3.
-    pub fn check(path: &Path) -> Result<TreeState, TreeError> {
+    /// What [`Tree::open`] takes for checked. Cost: one pass of BLAKE3 over a file not `seen` yet.
+    pub fn check(path: &Path, seen: &Seen) -> Result<TreeState, TreeError> {
         let fail = |source| TreeError::Archive { path: path.to_owned(), source };
         let file = open_owned(path, Owner::UserOrRoot)?;
         let state = FileState::of(&file).map_err(fail)?;
-        let map = Mapped::new(&file).map_err(fail)?;
-        Ok(TreeState { file: state, hash: *blake3::hash(map.bytes()).as_bytes() })
+        let take = || Ok(*blake3::hash(Mapped::new(&file)?.bytes()).as_bytes());
+        Ok(TreeState { file: state, hash: seen.hash(&state, take).map_err(fail)? })
     }
 
     /// BLAKE3 of the archive.

@@ -11,6 +11,7 @@ use heronry_engine::*;
 use heronry_shards::errand::{BaseRef, TemplateRef, Workshop};
 use heronry_shards::sandbox::build::{BuildPlan, build};
 use heronry_shards::sandbox::live::{LastTurn, LiveCounts, LiveLimits, World as Outside};
+use heronry_shards::sandbox::seen::Seen;
 use heronry_shards::sandbox::slot::BaseImage;
 use heronry_shards::sandbox::template::TemplateFile;
 use heronry_shards::sandbox::workshop::{SandboxWorkshop, WorkshopPlan};
@@ -208,7 +209,7 @@ impl World {
         number: u32,
         file: &Path,
     ) -> Result<Rc<dyn Behaviour>, String> {
-        let template = TemplateFile::open(file).map_err(|e| e.to_string())?;
+        let template = TemplateFile::open(file, &Seen::nothing()).map_err(|e| e.to_string())?;
         let base = BaseImage::from_bytes(template.memory()).map_err(|e| e.to_string())?;
         let reference = BaseRef {
             pid: std::process::id(),

@@ -10,6 +10,8 @@ use crate::template_build::{BUILD_VARIABLE, COMMAND};
 use heronry_engine::config::Config;
 use heronry_engine::verb::Language;
 use heronry_shards::sandbox::build::{Needs, check_needs};
+use heronry_shards::sandbox::cache::ModuleCache;
+use heronry_shards::sandbox::seen::Seen;
 use heronry_shards::sandbox::template::TemplateHeader;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
@@ -32,6 +34,8 @@ pub(super) struct Builder {
     guests_dir: PathBuf,
     cache_dir: PathBuf,
     memory_bytes_max: u64,
+    /// What need not be read again to be checked.
+    seen: Seen,
 }
 
 /// One build's files.
@@ -49,11 +53,16 @@ pub(super) struct Site<'a> {
 impl Builder {
     /// Builds as `config` says.
     pub(super) fn new(config: &Config) -> Builder {
+        let cache_dir = config::cache_dir(config);
+        // Without a folder nothing was seen; whether it is needed, and why it is refused, is told
+        // where a module is loaded.
+        let seen = ModuleCache::attach(&cache_dir).map_or_else(|_| Seen::nothing(), |c| c.seen());
         Builder {
+            seen,
             program: PathBuf::from("/proc/self/exe"),
             wait_max: BUILD_WAIT_MAX,
             guests_dir: config::guests_dir(config),
-            cache_dir: config::cache_dir(config),
+            cache_dir,
             memory_bytes_max: config.sandbox.memory_bytes_max,
         }
     }
@@ -61,7 +70,12 @@ impl Builder {
     /// What a built template needs beside its file. Error: why it cannot run here any more, though
     /// its file is whole.
     pub(super) fn check(&self, template: &TemplateHeader) -> Result<Needs, String> {
-        check_needs(template, &self.cache_dir).map_err(|error| error.to_string())
+        check_needs(template, &self.cache_dir, &self.seen).map_err(|error| error.to_string())
+    }
+
+    /// What need not be read again to be checked.
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Where the interpreters are.

@@ -99,6 +99,7 @@ impl Templates {
                 }
             }
         }
+        self.builder.seen().save();
         self.choose_active();
         self.make_defaults().await;
         Ok(())
@@ -120,7 +121,8 @@ impl Templates {
     async fn open_stored(&self, stored: &Stored) -> Result<(TemplateRef, BaseImage), String> {
         let Stored { name, number, file, .. } = stored;
         self.check_name(name).map_err(|refusal| refusal.to_string())?;
-        let mut opened = TemplateFile::open(file).map_err(|error| error.to_string())?;
+        let mut opened =
+            TemplateFile::open(file, self.builder.seen()).map_err(|error| error.to_string())?;
         let needs = match self.builder.check(&opened.header) {
             Ok(needs) => Some(needs),
             Err(why) => {
@@ -155,7 +157,8 @@ impl Templates {
             Err(why) => {
                 report(format_args!("template {name:?}, number {number}, is built again: {why}"));
                 self.builder.build(&site).await?;
-                *opened = TemplateFile::open(file).map_err(|error| error.to_string())?;
+                *opened = TemplateFile::open(file, self.builder.seen())
+                    .map_err(|error| error.to_string())?;
                 Ok(None)
             }
         }
@@ -253,7 +256,8 @@ impl Templates {
         let (name, number) = (&order.name, staged.number);
         let unstored = |error| format!("it cannot be stored: {error}");
         let file = self.shelf.keep(staged).map_err(unstored)?;
-        let opened = TemplateFile::open(&file).map_err(|error| error.to_string())?;
+        let opened =
+            TemplateFile::open(&file, self.builder.seen()).map_err(|error| error.to_string())?;
         let (template, base) = offer(name, number, opened, None)?;
         let _telling = self.telling.lock().await;
         let load = Step::Load(Box::new(template.clone()));
