@@ -15,7 +15,7 @@ use crate::roster::{Roster, RosterError};
 use crate::seat::{Seat, SeatPlan};
 use crate::shared::{ShardPlan, Shared, SharedError};
 use command_fds::{CommandFdExt, FdMapping};
-use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use heronry_engine::{Nanos, ShardId};
 use life::Life;
 use rustix::event::{EventfdFlags, eventfd};
@@ -31,6 +31,9 @@ use std::time::{Duration, Instant};
 pub const SEAT_VARIABLE: &str = "HERONRY_SEAT";
 /// How often the supervisor looks at heartbeats.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// The same while a shard starts: the least, and how often within the time it has taken so far.
+const START_LOOK_EVERY_MIN: Duration = Duration::from_millis(1);
+const START_LOOKS: u32 = 32;
 /// How long a shard may take to stop by itself (U3).
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Pause before a restart; the first two within the window come at once.
@@ -177,7 +180,6 @@ pub fn supervise(
 ) -> Result<(), SupervisorError> {
     let mut node = Node::new(plan, run)?;
     let (signals, listening) = signals()?;
-    let watch = tick(WATCH_EVERY);
     let outcome = loop {
         if let Err(error) = node.reap(notice).and_then(|()| node.start_due(notice)) {
             break Err(error);
@@ -189,7 +191,7 @@ pub fn supervise(
                 break Ok(());
             },
             recv(stop) -> _ => break Ok(()),
-            recv(watch) -> _ => {}
+            default(node.pause()) => {}
         }
     };
     let stopped = node.stop(&signals);
@@ -365,6 +367,16 @@ impl Node {
         post.ended_at = Some(Instant::now());
         notice(&self.shared, Notice::Ended { shard, how, pause });
         Ok(())
+    }
+
+    /// How long to wait before the next look. One that starts is looked at so often that being up
+    /// is noticed within a part of the time it took.
+    fn pause(&self) -> Duration {
+        let state = |idx: usize| self.shared.block(self.plan.seats[idx].shard).state();
+        let starting = |(idx, _): &(usize, &Post)| state(*idx) == ShardState::Starting;
+        let begun = self.posts.iter().enumerate().filter(starting).map(|(_, post)| post.started_at);
+        let pause = begun.max().map(|begun| begun.elapsed() / START_LOOKS);
+        pause.map_or(WATCH_EVERY, |pause| pause.clamp(START_LOOK_EVERY_MIN, WATCH_EVERY))
     }
 
     /// Looks at states, heartbeats and running turns.

@@ -63,10 +63,10 @@ fn templates() -> Vec<Native> {
 
 /// Runs a node until Ctrl-C; with `--demo` until the demo is over.
 pub fn up(options: UpOptions, global: &Global, output: Output) -> Result<()> {
-    let config = config::of_node(&options)?;
-    let ground = Ground::take(&config)?;
     // What takes its time goes on side by side: the clocks are watched, templates are read.
     let watch = Calibration::begin();
+    let config = config::of_node(&options)?;
+    let ground = Ground::take(&config)?;
     let site = Site::take(&config, &ground)?;
     let (tcp, shard_count) = (site.tcp, site.shard_count);
     let control = Control::start(&config, &config::data_dir(&config), shard_count)?;
