@@ -14,7 +14,9 @@ mod patch;
 
 use counts::{LIST_END, RefTable};
 use leaves::Leaves;
-pub(crate) use patch::{LINE_BYTES, Lines, differing, lines_of};
+pub(crate) use patch::{
+    LINE_BYTES, Line, Lines, differing, differing_bytes, each, lines, lines_of,
+};
 
 use crate::image::Image;
 use crate::log::Place;
@@ -313,6 +315,16 @@ impl PageStore {
     /// made of the other, else all. Cost: the patches between them.
     pub(crate) fn lines_since(&self, old: Slot, new: Slot) -> Lines {
         self.leaves.lines_since(old.0, new.0)
+    }
+
+    /// The lines of `page` that may not be those of what is under it. Cost: the patches over it.
+    pub(crate) fn lines_over(&self, page: Slot) -> Lines {
+        self.leaves.lines_over(page.0)
+    }
+
+    /// A line of a page. Cost: the patches of the page.
+    pub(crate) fn line<'a>(&'a self, slot: Slot, under: &'a Frame, line: usize) -> &'a Line {
+        self.leaves.line(slot.0, under, line)
     }
 
     /// Child `digit` of a node.

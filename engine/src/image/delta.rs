@@ -15,7 +15,10 @@ use super::{Image, PAGE, page_of};
 use crate::limits::IMAGE_BYTES_MAX;
 use crate::log::wire::{Reader, put_bytes, put_number};
 use crate::log::{Place, RecordError};
-use crate::page::{Away, Frame, LINE_BYTES, Lines, PAGE_BYTES, PageStore, ZERO_PAGE, differing};
+use crate::page::{
+    Away, Frame, LINE_BYTES, Line, Lines, PAGE_BYTES, PageStore, ZERO_PAGE, differing,
+    differing_bytes, each, lines as lines_of_page,
+};
 
 /// Equal bytes between two changed ones that are written along with them: a run's head takes about
 /// as many.
@@ -29,6 +32,8 @@ const GONE: u8 = 2;
 const ELSEWHERE: u8 = 4;
 /// Flag of a page that is told from zeros, not from the base's.
 const FRESH: u8 = 8;
+
+const ZERO_LINE: Line = [0; LINE_BYTES];
 
 /// What lies under a page: the template's, or nothing.
 pub(crate) type Under<'u> = dyn Fn(u32) -> Option<&'u Frame> + 'u;
@@ -112,8 +117,9 @@ impl Image {
             next = page + 1;
             out.push(FRESH);
             let mut scratch = ZERO_PAGE;
-            let bytes = self.page(store, *page, &ZERO_PAGE, &mut scratch);
-            put_runs(&ZERO_PAGE, bytes.unwrap_or(&ZERO_PAGE), !0, out);
+            let bytes = self.page(store, *page, &ZERO_PAGE, &mut scratch).unwrap_or(&ZERO_PAGE);
+            let bytes = lines_of_page(bytes);
+            put_runs(!0, |line| (&ZERO_LINE, &bytes[line]), out);
         }
     }
 
@@ -157,7 +163,6 @@ impl Image {
         put_number(out, self.len_bytes);
         put_number(out, pages.iter().filter(inside).count() as u64);
         let mut next = 0;
-        let (mut old_scratch, mut new_scratch) = (ZERO_PAGE, ZERO_PAGE);
         for &page in pages.iter().filter(inside) {
             put_number(out, u64::from(page - next));
             next = page + 1;
@@ -174,17 +179,20 @@ impl Image {
                 continue;
             }
             let over = if store.is_over(new) { OVER } else { 0 };
+            let new = |line| store.line(new, below, line);
             if store.away(old).is_some() {
                 out.push(over | FRESH);
-                let new = self.page(store, page, below, &mut new_scratch).unwrap_or(below);
-                put_runs(&ZERO_PAGE, new, !0, out);
+                put_runs(!0, |line| (&ZERO_LINE, new(line)), out);
                 continue;
             }
-            let lines = if old.is_absent() { !0 } else { store.lines_since(old, new) };
             out.push(over);
-            let old = base.page(store, page, below, &mut old_scratch).unwrap_or(below);
-            let new = self.page(store, page, below, &mut new_scratch).unwrap_or(below);
-            put_runs(old, new, lines, out);
+            if old.is_absent() {
+                let lines = store.lines_over(self.leaf(store, page).page);
+                put_runs(lines, |line| (&lines_of_page(below)[line], new(line)), out);
+            } else {
+                let lines = store.lines_since(old, self.leaf(store, page).page);
+                put_runs(lines, |line| (store.line(old, below, line), new(line)), out);
+            }
         }
     }
 
@@ -334,30 +342,35 @@ impl Walk {
     }
 }
 
-/// Appends the runs in which two pages differ; only these lines may.
-fn put_runs(old: &Frame, new: &Frame, lines: Lines, out: &mut Vec<u8>) {
+/// Appends the runs in which two pages differ; only these lines may, of which `pair` gives the old
+/// and the new one.
+fn put_runs<'a>(lines: Lines, pair: impl Fn(usize) -> (&'a Line, &'a Line), out: &mut Vec<u8>) {
     let mut runs: Vec<(usize, usize)> = Vec::new();
-    let mut left = lines;
-    while left != 0 {
-        let line = left.trailing_zeros() as usize;
-        left &= left - 1;
-        let range = line * LINE_BYTES..(line + 1) * LINE_BYTES;
-        if old[range.clone()] == new[range.clone()] {
-            continue;
-        }
-        for at in range.filter(|at| old[*at] != new[*at]) {
+    each(lines, |line| {
+        let (old, new) = pair(line);
+        let mut bytes = differing_bytes(old, new);
+        while bytes != 0 {
+            let first = bytes.trailing_zeros();
+            let len = (bytes >> first).trailing_ones();
+            // Clears the run: adding its lowest bit carries past its highest.
+            bytes &= bytes.wrapping_add(1 << first);
+            let start = line * LINE_BYTES + first as usize;
             match runs.last_mut() {
-                Some((_, end)) if at - *end < GAP_BYTES => *end = at + 1,
-                _ => runs.push((at, at + 1)),
+                Some((_, end)) if start - *end < GAP_BYTES => *end = start + len as usize,
+                _ => runs.push((start, start + len as usize)),
             }
         }
-    }
+    });
     put_number(out, runs.len() as u64);
     let mut last = 0;
     for (start, end) in runs {
         put_number(out, (start - last) as u64);
         put_number(out, (end - start) as u64);
-        out.extend_from_slice(&new[start..end]);
+        for line in start / LINE_BYTES..end.div_ceil(LINE_BYTES) {
+            let begins = line * LINE_BYTES;
+            let part = start.saturating_sub(begins)..LINE_BYTES.min(end - begins);
+            out.extend_from_slice(&pair(line).1[part]);
+        }
         last = end;
     }
 }

@@ -252,6 +252,33 @@ impl Leaves {
         lines
     }
 
+    /// The lines of a page that may not be those of what is under it.
+    pub(super) fn lines_over(&self, page: u32) -> Lines {
+        let (mut at, mut lines) = (page, 0);
+        while at != NIL {
+            let Some(number) = self.patch(at) else { return !0 };
+            lines |= self.patches[number].mask;
+            at = self.patches[number].newer;
+        }
+        lines
+    }
+
+    /// A line of a page: from the first page of the chain that has it.
+    pub(super) fn line<'a>(&'a self, page: u32, under: &'a Frame, line: usize) -> &'a Line {
+        let mut at = page;
+        while let Some(number) = self.patch(at) {
+            let patch = &self.patches[number];
+            if let Some(own) = patch.line(line) {
+                return own;
+            }
+            at = patch.newer;
+            if at == NIL {
+                return &lines(under)[line];
+            }
+        }
+        &lines(&self.frames[self.pages.word(at, HOME) as usize])[line]
+    }
+
     /// Whether a change of these lines would have to save some of them first (P7).
     pub(super) fn saves(&self, page: u32, lines: Lines) -> bool {
         self.patch_over(page).is_some_and(|number| lines & !self.patches[number].mask != 0)
@@ -374,18 +401,6 @@ impl Leaves {
         each(missing, |line| out[line] = lines(root)[line]);
     }
 
-    /// A line of a root.
-    fn root_line<'a>(&'a self, root: u32, under: &'a Frame, line: usize) -> &'a Line {
-        let whole = match self.patch(root) {
-            None => &self.frames[self.pages.word(root, HOME) as usize],
-            Some(number) => match self.patches[number].line(line) {
-                Some(own) => return own,
-                None => under,
-            },
-        };
-        &lines(whole)[line]
-    }
-
     /// Gives a patched page a frame.
     fn own_frame(&mut self, page: u32, under: &Frame) {
         let Some(number) = self.patch(page) else { return };
@@ -413,7 +428,7 @@ impl Leaves {
             return self.own_frame(older, under);
         }
         let mut patch = std::mem::take(&mut self.patches[number]);
-        patch.add(missing, |line| *self.root_line(page, under, line));
+        patch.add(missing, |line| *self.line(page, under, line));
         self.patches[number] = patch;
         self.patch_bytes += u64::from(missing.count_ones()) * LINE_BYTES as u64;
     }

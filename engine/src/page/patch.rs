@@ -14,7 +14,7 @@ const BLOCK_LINES: usize = 8;
 
 const _: () = assert!(PAGE_BYTES / LINE_BYTES == u64::BITS as usize);
 
-pub(super) type Line = [u8; LINE_BYTES];
+pub(crate) type Line = [u8; LINE_BYTES];
 
 /// Lines of a page, as bits.
 pub(crate) type Lines = u64;
@@ -102,6 +102,20 @@ pub(crate) fn differing(a: &Frame, b: &Frame, wanted: Lines) -> Lines {
     found
 }
 
+/// The bytes in which two lines differ, as bits.
+pub(crate) fn differing_bytes(a: &Line, b: &Line) -> u64 {
+    const LOW: u64 = u64::MAX / 255 * 0x7f;
+    // Brings the lowest bits of eight bytes together in the highest.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
+    words.rev().fold(0, |found, (a, b)| {
+        let differs = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        // The highest bit of each byte that is not zero: no carry leaves its byte.
+        let high = (((differs & LOW) + LOW) | differs) & !LOW;
+        found << 8 | (high >> 7).wrapping_mul(GATHER) >> 56
+    })
+}
+
 /// The lines that a range of bytes touches.
 pub(crate) fn lines_of(range: Range<usize>) -> Lines {
     if range.is_empty() {
@@ -111,7 +125,7 @@ pub(crate) fn lines_of(range: Range<usize>) -> Lines {
     (!0 << first) & (!0 >> (u64::BITS as usize - 1 - last))
 }
 
-pub(super) fn lines(page: &Frame) -> &[Line] {
+pub(crate) fn lines(page: &Frame) -> &[Line] {
     page.as_chunks().0
 }
 
@@ -119,7 +133,7 @@ pub(super) fn lines_mut(page: &mut Frame) -> &mut [Line] {
     page.as_chunks_mut().0
 }
 
-pub(super) fn each(mut mask: Lines, mut act: impl FnMut(usize)) {
+pub(crate) fn each(mut mask: Lines, mut act: impl FnMut(usize)) {
     while mask != 0 {
         act(mask.trailing_zeros() as usize);
         mask &= mask - 1;
@@ -142,5 +156,21 @@ mod tests {
         assert_eq!(differing(&a, &b, !0), 1 | 1 << 3);
         assert_eq!(differing(&a, &b, !1), 1 << 3);
         assert_eq!(differing(&a, &a, !0), 0);
+    }
+
+    #[test]
+    fn bytes_that_differ_are_bits() {
+        let a = [0x55; LINE_BYTES];
+        assert_eq!(differing_bytes(&a, &a), 0);
+        assert_eq!(differing_bytes(&a, &[0xAA; LINE_BYTES]), !0);
+        for at in 0..LINE_BYTES {
+            for changed in [0x54, 0xD5, 0, 0xFF, 0x75] {
+                let mut b = a;
+                b[at] = changed;
+                assert_eq!(differing_bytes(&a, &b), 1 << at);
+                b[LINE_BYTES - 1 - at] = 1;
+                assert_eq!(differing_bytes(&b, &a), 1 << at | 1 << (LINE_BYTES - 1 - at));
+            }
+        }
     }
 }
