@@ -18,6 +18,7 @@ mod files;
 pub mod folder;
 mod read;
 pub(crate) mod scan;
+mod stream;
 mod upkeep;
 
 use crate::connection::{Mark, Todo};

@@ -211,7 +211,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The records of a batch, each with where it begins in it.
+/// The records of a whole batch, each with where it begins in it. The batch has proven them.
 pub fn records(
     bytes: &[u8],
 ) -> impl Iterator<Item = (usize, Result<Record<'_>, super::RecordError>)> {
@@ -220,7 +220,7 @@ pub fn records(
         if at >= bytes.len() {
             return None;
         }
-        let record = Record::read(&bytes[at..]);
+        let record = Record::proven(&bytes[at..]);
         let begins = HEAD_BYTES + at;
         at = record.as_ref().map_or(bytes.len(), |record| at + record.len_bytes);
         Some((begins, record))

@@ -125,7 +125,7 @@ pub enum RecordError {
     Full(#[from] crate::page::PageError),
 }
 
-/// A record that proved itself (R1), in the bytes that it was read from.
+/// A record that proved itself (R1), or was proven by its batch, in the bytes it was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     /// What it is.
@@ -139,25 +139,39 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The record at the start of `bytes`.
+    /// The record at the start of `bytes`, which must prove itself (R1).
     pub fn read(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
+        let (check, payload) = Record::frame(bytes)?;
+        if blake3::hash(payload).as_bytes()[..CHECK_BYTES] != *check {
+            return Err(RecordError::Check);
+        }
+        Record::of(payload)
+    }
+
+    /// The record at the start of bytes that are proven, as those of a batch are by its hash.
+    pub(crate) fn proven(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
+        let (_, payload) = Record::frame(bytes)?;
+        Record::of(payload)
+    }
+
+    /// The check and the payload.
+    fn frame(bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), RecordError> {
         let mut reader = Reader::new(bytes);
         let len = reader.take(4)?;
         let len = u32::from_le_bytes(len.try_into().expect("R1: four bytes")) as usize;
         if len > RECORD_BYTES_MAX {
             return Err(RecordError::BadField { what: "a record's length", value: len as u64 });
         }
-        let check = reader.take(CHECK_BYTES)?;
-        let payload = reader.take(len)?;
-        if blake3::hash(payload).as_bytes()[..CHECK_BYTES] != *check {
-            return Err(RecordError::Check);
-        }
+        Ok((reader.take(CHECK_BYTES)?, reader.take(len)?))
+    }
+
+    fn of(payload: &'a [u8]) -> Result<Record<'a>, RecordError> {
         let mut reader = Reader::new(payload);
         let kind = reader.byte()?;
         let known = Kind::ALL.into_iter().find(|known| *known as u8 == kind);
         let kind = known.ok_or(RecordError::BadField { what: "its kind", value: kind.into() })?;
         let id = AgentId(reader.id()?);
-        Ok(Record { kind, id, body: &payload[17..], len_bytes: HEAD_BYTES + len })
+        Ok(Record { kind, id, body: &payload[17..], len_bytes: HEAD_BYTES + payload.len() })
     }
 }
 

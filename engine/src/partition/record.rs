@@ -401,7 +401,7 @@ pub(super) fn put(
     let mut at = flush.bytes.len();
     let count = record::put(&mut flush.bytes, kind, id, fill);
     for left in (0..count).rev() {
-        let record = Record::read(&flush.bytes[at..]).expect("R1: it was just made");
+        let record = Record::proven(&flush.bytes[at..]).expect("R1: it was just made");
         let kind = if left == 0 { kind } else { Kind::Part };
         flush.made.push(Made { id, kind, len_bytes: record.len_bytes, parent });
         at += record.len_bytes;

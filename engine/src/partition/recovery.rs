@@ -95,7 +95,7 @@ impl Partition {
                 recovery.note_parent(id, identity.parent);
                 let slot = match self.agents.find(id) {
                     Some(slot) => slot,
-                    None => self.insert_cold(identity),
+                    None => self.insert_cold(id, identity),
                 };
                 self.extend_chain(slot, record.kind, from, &parts, awaits);
             }
@@ -114,7 +114,7 @@ impl Partition {
                 recovery.parents.remove(&id);
             }
             Kind::Orphan => _ = recovery.parents.remove(&id),
-            Kind::Stub => self.recover_stub(recovery, &mut reader)?,
+            Kind::Stub => self.recover_stub(recovery, id, &mut reader)?,
             Kind::IndexBegin => recovery.indexing = true,
             Kind::IndexEnd => recovery.indexing = false,
             Kind::Part | Kind::Pages => {}
@@ -125,15 +125,15 @@ impl Partition {
     fn recover_stub(
         &mut self,
         recovery: &mut Recovery,
+        id: AgentId,
         reader: &mut Reader<'_>,
     ) -> Result<(), RecordError> {
         let identity = Identity::read(reader)?;
-        let id = identity.key.id(identity.tenant);
         recovery.note_parent(id, identity.parent);
         let chain = read_stub(reader)?;
         let slot = match self.agents.find(id) {
             Some(slot) => slot,
-            None => self.insert_cold(identity),
+            None => self.insert_cold(id, identity),
         };
         self.set_chain(slot, chain);
         Ok(())
@@ -162,9 +162,10 @@ impl Partition {
         self.agents.count()
     }
 
-    pub(super) fn insert_cold(&mut self, identity: Identity) -> u32 {
+    /// Adds an agent whose id is that of its tenant and key, as its record says.
+    pub(super) fn insert_cold(&mut self, id: AgentId, identity: Identity) -> u32 {
         let Identity { tenant, key, .. } = identity;
-        let id = key.id(tenant);
+        debug_assert!(id == key.id(tenant), "R2: {key} has another id");
         let image = Image::EMPTY;
         let versions = VersionTree::new(&image, &mut self.store, Nanos(0));
         let birth = Birth { id, tenant, key, template: 0, image, versions };

@@ -137,7 +137,7 @@ impl Partition {
         let chain = Chain { places: Rc::new(places), flush: 0, ..*old };
         let identity = from.identity(there);
         recovery.note_parent(id, identity.parent);
-        let slot = self.insert_cold(identity);
+        let slot = self.insert_cold(id, identity);
         self.set_chain(slot, chain);
     }
 

@@ -11,6 +11,7 @@
 //! S5  a life of the shard begins in a segment of its own: what an earlier one still had on its way
 //!     to the disk may land in its segments whenever it likes.
 
+use super::stream::{self, Stream};
 use super::{End, LogFiles, LogPlan, adopt};
 use crate::connection::Mark;
 use crate::driver::{Completion, Done, Driver, Op};
@@ -19,11 +20,6 @@ use heronry_engine::log::{BATCH_ALIGN_BYTES, BatchError, LogKey, Place};
 use heronry_engine::partition::{Last, Recovery};
 use heronry_engine::{Nanos, Partition, ShardId};
 use std::io;
-
-/// Bytes of one read.
-const READ_BYTES: u64 = 1 << 20;
-/// Reads in flight.
-const READS_MAX: u64 = 4;
 
 /// Why a log cannot be used as it is.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +102,8 @@ struct Scan<'a> {
     held: Vec<Held>,
     /// The number of the batch after the last whole flush.
     whole: u64,
-    /// The last batch that made a flush whole, and where it lies.
-    newest: Option<(u32, u32, Vec<u8>)>,
+    /// The segment, offset and length of the last batch that made a flush whole.
+    newest: Option<(u32, u32, usize)>,
 }
 
 /// Reads the log of `plan` into `partition`; where it goes on. `beat` is called now and then.
@@ -144,31 +140,22 @@ pub(crate) async fn recover<D: Driver>(
         return Err(ScanError::NoIndex { shard, segment: first });
     }
     for (at, (segment, _)) in begins.iter().enumerate() {
-        let bytes = read_segment(files.as_mut(), *segment, u64::MAX, driver).await;
-        let bytes = bytes.map_err(io_error)?;
-        beat(driver.now());
         // A later life's segment says where this one ends (S5).
         let next = begins[at + 1..].iter().find_map(|(_, sequence)| *sequence);
-        let taken = scan.segment(*segment, &bytes, next, partition, &mut recovery)?;
-        let rest = bytes.get(taken as usize..).unwrap_or_default();
-        // What should go on and does not is damaged; where nothing follows, it is torn (S2).
-        let found = match next {
-            Some(next) if scan.sequence.is_some_and(|sequence| sequence >= next) => None,
-            // The first batch of all is number 0.
-            Some(next) => (scan.sequence.is_some() || next > 0).then_some(next),
-            None => scan.behind(rest),
+        let mut stream = Stream::open(files.as_mut(), *segment, driver).map_err(io_error)?;
+        let read = async {
+            scan.segment(*segment, &mut stream, next, partition, &mut recovery, driver).await?;
+            scan.end_of(*segment, &mut stream, next, driver).await
         };
-        if let Some(next) = found {
-            let (segment, offset) = (*segment, taken);
-            let sequence = scan.sequence.unwrap_or(0);
-            return Err(ScanError::Damaged { shard, sequence, segment, offset, next });
-        }
-        scan.found.torn |= next.is_none() && scan.is_torn(rest);
+        let read = read.await;
+        stream.close(driver).await;
+        read?;
+        beat(driver.now());
     }
     if noted.is_some() && scan.newest.is_none() {
         return Err(ScanError::NoIndex { shard, segment: first });
     }
-    if let Some(newest) = scan.newest.take() {
+    if let Some(newest) = scan.newest {
         write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
     }
     let segment = segments.last().map_or(first, |last| last + 1);
@@ -189,19 +176,19 @@ struct Held {
 }
 
 impl Scan<'_> {
-    /// Takes in the batches of a segment before number `next`, as far as they go; how many bytes
-    /// that is.
-    fn segment(
+    /// Takes in the batches of a segment before number `next`, as far as they go.
+    async fn segment<D: Driver>(
         &mut self,
         segment: u32,
-        bytes: &[u8],
+        stream: &mut Stream,
         next: Option<u64>,
         partition: &mut Partition,
         recovery: &mut Recovery,
-    ) -> Result<u32, ScanError> {
-        let (mut at, mut newest) = (0, None);
-        while at < bytes.len() {
-            let batch = match Batch::read(self.key, &bytes[at..]) {
+        driver: &mut D,
+    ) -> Result<(), ScanError> {
+        loop {
+            let (at, bytes) = self.batch(stream, driver).await?;
+            let batch = match Batch::read(self.key, bytes) {
                 Ok(batch) => batch,
                 Err(BatchError::Format { format }) => {
                     let what = format!("of format {format}, which this program does not read");
@@ -219,57 +206,107 @@ impl Scan<'_> {
             {
                 break;
             }
-            self.sequence = Some(batch.head.sequence + 1);
+            self.sequence = Some(number + 1);
             self.epoch = self.epoch.max(batch.head.epoch);
             self.last.call = self.last.call.max(batch.head.call_last);
             self.last.request = self.last.request.max(batch.head.request_last);
-            let records = batch.records.to_vec();
-            self.held.push(Held { segment, at: at as u32, sequence: number, records });
-            if batch.head.whole {
-                self.take_held(partition, recovery);
-                newest = Some(at);
-            }
             self.found.batches += 1;
             self.found.bytes += batch.len_bytes as u64;
-            at += batch.len_bytes;
-        }
-        if let Some(begins) = newest {
-            let len_bytes = promised_bytes(&bytes[begins..]).unwrap_or(0);
-            let end = bytes.len().min(begins + len_bytes);
-            let mut batch = bytes[begins..end].to_vec();
-            batch.resize(len_bytes, 0);
-            self.newest = Some((segment, begins as u32, batch));
-        }
-        Ok(at as u32)
-    }
-
-    /// Takes in the batches of a flush, which is whole.
-    fn take_held(&mut self, partition: &mut Partition, recovery: &mut Recovery) {
-        for Held { segment, at, sequence, records } in std::mem::take(&mut self.held) {
-            for (begins, record) in batch::records(&records) {
-                let offset = at + begins as u32;
-                let taken = record.and_then(|record| {
-                    let len_bytes = record.len_bytes as u32;
-                    partition.recover(recovery, record, Place { segment, offset, len_bytes })
-                });
-                self.found.bad_records += u64::from(taken.is_err());
-                self.found.records += 1;
+            if batch.head.whole {
+                for Held { segment, at, sequence, records } in std::mem::take(&mut self.held) {
+                    self.take(segment, at, sequence, &records, partition, recovery);
+                }
+                self.take(segment, at, number, batch.records, partition, recovery);
+                self.newest = Some((segment, at, batch.len_bytes));
+            } else {
+                let records = batch.records.to_vec();
+                self.held.push(Held { segment, at, sequence: number, records });
             }
-            self.whole = sequence + 1;
+            let len_bytes = batch.len_bytes;
+            stream.skip(len_bytes);
         }
+        Ok(())
     }
 
-    /// Whether a batch of this number has its place behind the end.
-    fn is_behind(&self, number: u64) -> bool {
-        self.sequence.is_none_or(|expected| number > expected)
+    /// Takes in a batch of a flush that is whole.
+    fn take(
+        &mut self,
+        segment: u32,
+        at: u32,
+        sequence: u64,
+        records: &[u8],
+        partition: &mut Partition,
+        recovery: &mut Recovery,
+    ) {
+        for (begins, record) in batch::records(records) {
+            let offset = at + begins as u32;
+            let taken = record.and_then(|record| {
+                let place = Place { segment, offset, len_bytes: record.len_bytes as u32 };
+                partition.recover(recovery, record, place)
+            });
+            self.found.bad_records += u64::from(taken.is_err());
+            self.found.records += 1;
+        }
+        self.whole = sequence + 1;
+    }
+
+    /// Where the stream stands, and the bytes of the batch there, if one is.
+    async fn batch<'s, D: Driver>(
+        &self,
+        stream: &'s mut Stream,
+        driver: &mut D,
+    ) -> Result<(u32, &'s [u8]), ScanError> {
+        let shard = self.shard;
+        let fail = |source| ScanError::Io { shard, source };
+        let at = stream.at();
+        let begins = stream.peek(BATCH_ALIGN_BYTES, driver).await.map_err(fail)?;
+        let len_bytes = promised_bytes(begins).unwrap_or(0);
+        Ok((at, stream.peek(len_bytes.max(BATCH_ALIGN_BYTES), driver).await.map_err(fail)?))
+    }
+
+    /// Judges what follows the batches of a segment: what should go on and does not is damaged;
+    /// where nothing follows, it is torn (S2).
+    async fn end_of<D: Driver>(
+        &mut self,
+        segment: u32,
+        stream: &mut Stream,
+        next: Option<u64>,
+        driver: &mut D,
+    ) -> Result<(), ScanError> {
+        let (offset, bytes) = self.batch(stream, driver).await?;
+        let torn = self.is_torn(bytes);
+        let found = match next {
+            Some(next) if self.sequence.is_some_and(|sequence| sequence >= next) => None,
+            // The first batch of all is number 0.
+            Some(next) => (self.sequence.is_some() || next > 0).then_some(next),
+            None => self.behind(stream, driver).await?,
+        };
+        if let Some(next) = found {
+            let (shard, sequence) = (self.shard, self.sequence.unwrap_or(0));
+            return Err(ScanError::Damaged { shard, sequence, segment, offset, next });
+        }
+        self.found.torn |= next.is_none() && torn;
+        Ok(())
     }
 
     /// The number of a whole batch in what is behind the end, if there is one (S2).
-    fn behind(&self, bytes: &[u8]) -> Option<u64> {
-        (0..bytes.len()).step_by(BATCH_ALIGN_BYTES).find_map(|at| {
-            let batch = Batch::read(self.key, &bytes[at..]).ok()?;
-            self.is_behind(batch.head.sequence).then_some(batch.head.sequence)
-        })
+    async fn behind<D: Driver>(
+        &self,
+        stream: &mut Stream,
+        driver: &mut D,
+    ) -> Result<Option<u64>, ScanError> {
+        loop {
+            let (_, bytes) = self.batch(stream, driver).await?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            if let Ok(Batch { head, .. }) = Batch::read(self.key, bytes)
+                && self.sequence.is_none_or(|expected| head.sequence > expected)
+            {
+                return Ok(Some(head.sequence));
+            }
+            stream.skip(BATCH_ALIGN_BYTES);
+        }
     }
 
     /// Whether the bytes at the end are the next batch, in part.
@@ -286,10 +323,13 @@ impl Scan<'_> {
 /// Writes a batch where it lies (S4).
 async fn write_again<D: Driver>(
     files: &mut dyn LogFiles,
-    (segment, offset, bytes): (u32, u32, Vec<u8>),
+    (segment, offset, len_bytes): (u32, u32, usize),
     segment_bytes: u32,
     driver: &mut D,
 ) -> io::Result<()> {
+    let mut bytes = stream::read(files, segment, offset.into(), len_bytes, driver).await?;
+    // Past its records it is zeros, which need not have been written.
+    bytes.resize(len_bytes, 0);
     let file = adopt(files.create(segment, u64::from(segment_bytes))?, driver);
     let token = Mark::LogScan(0).token();
     driver.submit(token, Op::WriteDurable { file, offset: u64::from(offset), bytes });
@@ -320,56 +360,11 @@ async fn first_sequence<D: Driver>(
     key: &LogKey,
     driver: &mut D,
 ) -> io::Result<Option<u64>> {
-    let mut bytes = read_segment(files, segment, BATCH_ALIGN_BYTES as u64, driver).await?;
-    if let Some(len) = promised_bytes(&bytes)
-        && len > bytes.len()
+    let mut bytes = stream::read(files, segment, 0, BATCH_ALIGN_BYTES, driver).await?;
+    if let Some(len_bytes) = promised_bytes(&bytes)
+        && len_bytes > bytes.len()
     {
-        bytes = read_segment(files, segment, len as u64, driver).await?;
+        bytes = stream::read(files, segment, 0, len_bytes, driver).await?;
     }
     Ok(Batch::read(key, &bytes).ok().map(|batch| batch.head.sequence))
-}
-
-/// The first bytes of a segment, as many as were written up to `most_bytes`.
-async fn read_segment<D: Driver>(
-    files: &mut dyn LogFiles,
-    segment: u32,
-    most_bytes: u64,
-    driver: &mut D,
-) -> io::Result<Vec<u8>> {
-    let len_bytes = files.written_bytes(segment)?.min(most_bytes);
-    let file = adopt(files.open(segment)?, driver);
-    let count = len_bytes.div_ceil(READ_BYTES);
-    let mut whole = vec![0; len_bytes as usize];
-    let (mut asked, mut got) = (0u64, 0u64);
-    let mut failed = None;
-    while got < asked || (asked < count && failed.is_none()) {
-        while asked < count && asked - got < READS_MAX && failed.is_none() {
-            let offset = asked * READ_BYTES;
-            let len_bytes = READ_BYTES.min(len_bytes - offset) as u32;
-            let token = Mark::LogScan(asked as u32).token();
-            driver.submit(token, Op::Read { file, offset, len_bytes });
-            asked += 1;
-        }
-        driver.poll(&mut |completion: Completion<'_>| {
-            let Mark::LogScan(idx) = Mark::of(completion.token) else { return };
-            got += 1;
-            match completion.done {
-                Done::Read(bytes) => {
-                    let from = (u64::from(idx) * READ_BYTES) as usize;
-                    whole[from..from + bytes.len()].copy_from_slice(&bytes);
-                }
-                Done::Failed { errno } => failed = Some(io::Error::from_raw_os_error(errno)),
-                _ => failed = Some(io::Error::other("the read was cancelled")),
-            }
-        });
-        if got < asked {
-            let soon = driver.now().after(Nanos::from_ms(50));
-            driver.park(soon).await;
-        }
-    }
-    driver.submit(Mark::LogWrite.token(), Op::Close(file));
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(whole),
-    }
 }
