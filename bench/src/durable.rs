@@ -10,7 +10,7 @@
 use crate::context::{self, Context};
 use crate::disk::Disk;
 use crate::link::Link;
-use crate::load::{self, Encoded, Plan};
+use crate::load::{self, Encoded, Pace, Plan};
 use crate::messages::{self, Work};
 use crate::node::{Node, NodePlan};
 use crate::peers::{self, Contestant, Shape};
@@ -28,6 +28,8 @@ const SHAPES: [Shape; 2] =
 const NAMES: [&str; 2] = ["heronry", "heronry-spin"];
 /// One step of the Python agent.
 const STEP: &[u8] = b"x = x + 1";
+/// Sealed steps a second that are as far apart as durable ones are on a common disk.
+const SPACED_PER_SECOND: f64 = 2_000.0;
 /// How long a shard may take to publish its counters after its last reply.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -157,7 +159,8 @@ impl Rounds {
     }
 }
 
-/// A Python agent that counts: durable, and sealed beside it.
+/// A Python agent that counts: durable, and beside it sealed, as fast as it goes and as far apart
+/// as durable steps are: by the next one, caches may have been others'.
 fn python(context: &Context, node: &Node, suffix: &str, report: &mut Report) -> anyhow::Result<()> {
     if Folders::of_user().is_none() {
         report.note("skipped: python: no guests were built; tools/guests/build makes them");
@@ -165,7 +168,12 @@ fn python(context: &Context, node: &Node, suffix: &str, report: &mut Report) -> 
     }
     let _pinned = sys::Pinned::to(context.cores.client)?;
     Link::connect(&node.addr())?.ask(&[b"AGENT.EXEC", b"python/a", b"x = 0"])?;
-    for (name, ack) in [("python-sealed", &b"sealed"[..]), ("python", b"durable")] {
+    let spaced = Pace::Open { per_second: SPACED_PER_SECOND };
+    for (name, ack, pace) in [
+        ("python-sealed", &b"sealed"[..], Pace::Closed),
+        ("python-sealed-spaced", b"sealed", spaced),
+        ("python", b"durable", Pace::Closed),
+    ] {
         let name = &format!("{name}{suffix}");
         let before = logged(node)?;
         let mut rounds = Rounds::default();
@@ -173,7 +181,7 @@ fn python(context: &Context, node: &Node, suffix: &str, report: &mut Report) -> 
             let mut step = Encoded::new(1, |_, out| {
                 wire::command(out, &[b"AGENT.EXEC", b"python/a", STEP, b"ACK", ack]);
             });
-            let plan = Plan::closed(node.addr(), 1, 1, context.seconds);
+            let plan = Plan { pace, ..Plan::closed(node.addr(), 1, 1, context.seconds) };
             let outcome = load::run(&plan, &mut step)?.flawless()?;
             context::check_interrupt()?;
             rounds.add(&outcome.latency);
