@@ -160,7 +160,8 @@ impl Rounds {
 }
 
 /// A Python agent that counts: durable, and beside it sealed, as fast as it goes and as far apart
-/// as durable steps are: by the next one, caches may have been others'.
+/// as durable steps are, when caches may have been others' between two. Those count from when they
+/// were due, so with the client's waking up.
 fn python(context: &Context, node: &Node, suffix: &str, report: &mut Report) -> anyhow::Result<()> {
     if Folders::of_user().is_none() {
         report.note("skipped: python: no guests were built; tools/guests/build makes them");
@@ -184,6 +185,8 @@ fn python(context: &Context, node: &Node, suffix: &str, report: &mut Report) -> 
             let plan = Plan { pace, ..Plan::closed(node.addr(), 1, 1, context.seconds) };
             let outcome = load::run(&plan, &mut step)?.flawless()?;
             context::check_interrupt()?;
+            let left = outcome.unanswered_count;
+            anyhow::ensure!(left == 0, "{left} steps of {name} were not answered");
             rounds.add(&outcome.latency);
         }
         rounds.tell(name, report);

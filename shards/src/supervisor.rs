@@ -8,6 +8,7 @@
 //! U3  asked to stop, every shard ends by itself, or is killed after `STOP_WAIT`.
 
 mod life;
+mod signals;
 
 use crate::control::ShardState;
 use crate::driver::Doorbells;
@@ -15,11 +16,10 @@ use crate::roster::{Roster, RosterError};
 use crate::seat::{Seat, SeatPlan};
 use crate::shared::{ShardPlan, Shared, SharedError};
 use command_fds::{CommandFdExt, FdMapping};
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, select};
 use heronry_engine::{Nanos, ShardId};
 use life::Life;
 use rustix::event::{EventfdFlags, eventfd};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -29,10 +29,10 @@ use std::time::{Duration, Instant};
 
 /// Set for shard processes: they are started by a supervisor, not by hand.
 pub const SEAT_VARIABLE: &str = "HERONRY_SEAT";
-/// How often the supervisor looks at heartbeats.
+/// How often the supervisor looks at heartbeats: at most, and at least while a shard starts.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
-/// The same while a shard starts: the least, and how often within the time it has taken so far.
 const START_LOOK_EVERY_MIN: Duration = Duration::from_millis(1);
+/// Looks at a shard that starts, within the time that it takes.
 const START_LOOKS: u32 = 32;
 /// How long a shard may take to stop by itself (U3).
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -179,14 +179,14 @@ pub fn supervise(
     notice: &mut Notify<'_>,
 ) -> Result<(), SupervisorError> {
     let mut node = Node::new(plan, run)?;
-    let (signals, listening) = signals()?;
+    let (signals, listening) = signals::listen()?;
     let outcome = loop {
         if let Err(error) = node.reap(notice).and_then(|()| node.start_due(notice)) {
             break Err(error);
         }
         node.watch(notice);
         select! {
-            recv(signals) -> signal => if let Some(by) = signal.ok().and_then(stop_name) {
+            recv(signals) -> signal => if let Some(by) = signal.ok().and_then(signals::stop_name) {
                 notice(&node.shared, Notice::Stopping { by });
                 break Ok(());
             },
@@ -197,29 +197,6 @@ pub fn supervise(
     let stopped = node.stop(&signals);
     listening.close();
     outcome.and(stopped)
-}
-
-/// Signals arrive on a channel; the handle ends the thread that waits for them.
-fn signals() -> io::Result<(Receiver<i32>, signal_hook::iterator::Handle)> {
-    let mut waiting = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
-    let handle = waiting.handle();
-    let (sender, receiver): (Sender<i32>, Receiver<i32>) = bounded(64);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in waiting.forever() {
-            // A full channel already holds enough reasons to look again.
-            let _ = sender.try_send(signal);
-        }
-    })?;
-    Ok((receiver, handle))
-}
-
-fn stop_name(signal: i32) -> Option<&'static str> {
-    match signal {
-        SIGINT => Some("SIGINT"),
-        SIGTERM => Some("SIGTERM"),
-        SIGHUP => Some("SIGHUP"),
-        _ => None,
-    }
 }
 
 struct Node {
@@ -241,6 +218,8 @@ struct Post {
     /// When it ended, until it is up again.
     ended_at: Option<Instant>,
     reported_turn: Nanos,
+    /// Whether it was found silent, and killed.
+    killed: bool,
 }
 
 impl Node {
@@ -255,6 +234,7 @@ impl Node {
             started_at: Instant::now(),
             ended_at: None,
             reported_turn: Nanos(0),
+            killed: false,
         });
         Ok(Node {
             posts: posts.collect(),
@@ -275,6 +255,7 @@ impl Node {
             }
             self.shared.set_state(self.plan.seats[idx].shard, ShardState::Starting);
             self.posts[idx].started_at = Instant::now();
+            self.posts[idx].killed = false;
             match self.seat(idx).and_then(|seat| self.start(seat)) {
                 Ok(life) => self.posts[idx].life = life,
                 Err(error) if self.ready => {
@@ -372,10 +353,11 @@ impl Node {
     /// How long to wait before the next look. One that starts is looked at so often that being up
     /// is noticed within a part of the time it took.
     fn pause(&self) -> Duration {
-        let state = |idx: usize| self.shared.block(self.plan.seats[idx].shard).state();
-        let starting = |(idx, _): &(usize, &Post)| state(*idx) == ShardState::Starting;
-        let begun = self.posts.iter().enumerate().filter(starting).map(|(_, post)| post.started_at);
-        let pause = begun.max().map(|begun| begun.elapsed() / START_LOOKS);
+        let seats = self.plan.seats.iter().zip(&self.posts);
+        let starts =
+            |seat: &SeatPlan| self.shared.block(seat.shard).state() == ShardState::Starting;
+        let begun = seats.filter(|(seat, _)| starts(seat)).map(|(_, post)| post.started_at).max();
+        let pause = begun.map(|begun| begun.elapsed() / START_LOOKS);
         pause.map_or(WATCH_EVERY, |pause| pause.clamp(START_LOOK_EVERY_MIN, WATCH_EVERY))
     }
 
@@ -481,8 +463,10 @@ fn kill_if_silent(
     notice: &mut dyn FnMut(Notice),
 ) {
     if silent > hang
+        && !post.killed
         && let Life::Process { child } = &mut post.life
     {
+        post.killed = true;
         notice(Notice::Hung { shard, silent });
         // Fails only when it has just ended by itself.
         let _ = child.kill();

@@ -179,19 +179,19 @@ impl Image {
                 continue;
             }
             let over = if store.is_over(new) { OVER } else { 0 };
-            let new = |line| store.line(new, below, line);
+            let new_line = |line| store.line(new, below, line);
             if store.away(old).is_some() {
                 out.push(over | FRESH);
-                put_runs(!0, |line| (&ZERO_LINE, new(line)), out);
+                put_runs(!0, |line| (&ZERO_LINE, new_line(line)), out);
                 continue;
             }
             out.push(over);
             if old.is_absent() {
-                let lines = store.lines_over(self.leaf(store, page).page);
-                put_runs(lines, |line| (&lines_of_page(below)[line], new(line)), out);
+                let below = lines_of_page(below);
+                put_runs(store.lines_over(new), |line| (&below[line], new_line(line)), out);
             } else {
-                let lines = store.lines_since(old, self.leaf(store, page).page);
-                put_runs(lines, |line| (store.line(old, below, line), new(line)), out);
+                let lines = store.lines_since(old, new);
+                put_runs(lines, |line| (store.line(old, below, line), new_line(line)), out);
             }
         }
     }
@@ -508,6 +508,14 @@ mod tests {
                 apply(&mut image, &mut here, &again, &under);
                 apply(&mut copy, &mut there, &again, &under);
                 prop_assert!(bytes_of(&image, &here, &under) == bytes_of(&copy, &there, &under));
+                // The older image's pages are patches now: told from nothing, too.
+                let (mut whole, mut alone) = (Vec::new(), Image::EMPTY);
+                base.put_delta(&Image::EMPTY, &here, &under, Elsewhere::NOWHERE, &mut whole);
+                let mut reader = Reader::new(&whole);
+                let told = alone.apply_delta(&mut there, &under, Pages::NONE, &mut reader);
+                told.expect("its own delta");
+                prop_assert!(bytes_of(&base, &here, &under) == bytes_of(&alone, &there, &under));
+                alone.release(&mut there);
                 std::mem::replace(&mut base, image.share(&mut here)).release(&mut here);
                 for cut in (0..out.len()).step_by(7) {
                     let mut other = copy.share(&mut there);

@@ -14,11 +14,12 @@
 use super::stream::{self, Stream};
 use super::{End, LogFiles, LogPlan, adopt};
 use crate::connection::Mark;
-use crate::driver::{Completion, Done, Driver, Op};
+use crate::driver::{Driver, Op};
 use heronry_engine::log::batch::{self, Batch, promised_bytes};
 use heronry_engine::log::{BATCH_ALIGN_BYTES, BatchError, LogKey, Place};
 use heronry_engine::partition::{Last, Recovery};
 use heronry_engine::{Nanos, Partition, ShardId};
+use std::borrow::Cow;
 use std::io;
 
 /// Why a log cannot be used as it is.
@@ -99,11 +100,12 @@ struct Scan<'a> {
     last: Last,
     found: Found,
     /// The batches of a flush that is not whole yet, with where they lie.
-    held: Vec<Held>,
+    held: Vec<Held<'static>>,
     /// The number of the batch after the last whole flush.
     whole: u64,
-    /// The segment, offset and length of the last batch that made a flush whole.
-    newest: Option<(u32, u32, usize)>,
+    /// The number of the last batch that made a flush whole, and where it lies.
+    newest: Option<(u64, Place)>,
+    beat: &'a dyn Fn(Nanos),
 }
 
 /// Reads the log of `plan` into `partition`; where it goes on. `beat` is called now and then.
@@ -129,6 +131,7 @@ pub(crate) async fn recover<D: Driver>(
         held: Vec::new(),
         whole: 0,
         newest: None,
+        beat,
     };
     let mut recovery = Recovery::default();
     let mut begins = Vec::new();
@@ -150,13 +153,13 @@ pub(crate) async fn recover<D: Driver>(
         let read = read.await;
         stream.close(driver).await;
         read?;
-        beat(driver.now());
     }
     if noted.is_some() && scan.newest.is_none() {
         return Err(ScanError::NoIndex { shard, segment: first });
     }
     if let Some(newest) = scan.newest {
-        write_again(files.as_mut(), newest, *segment_bytes, driver).await.map_err(io_error)?;
+        let written = write_again(files.as_mut(), key, newest, *segment_bytes, driver).await;
+        written.map_err(io_error)?;
     }
     let segment = segments.last().map_or(first, |last| last + 1);
     scan.found.void = scan.held.len() as u64;
@@ -167,12 +170,12 @@ pub(crate) async fn recover<D: Driver>(
     Ok((end, found))
 }
 
-/// A batch that waits for the end of its flush.
-struct Held {
+/// A batch, which may wait for the end of its flush.
+struct Held<'r> {
     segment: u32,
     at: u32,
     sequence: u64,
-    records: Vec<u8>,
+    records: Cow<'r, [u8]>,
 }
 
 impl Scan<'_> {
@@ -187,7 +190,7 @@ impl Scan<'_> {
         driver: &mut D,
     ) -> Result<(), ScanError> {
         loop {
-            let (at, bytes) = self.batch(stream, driver).await?;
+            let (at, bytes) = self.here(stream, driver).await?;
             let batch = match Batch::read(self.key, bytes) {
                 Ok(batch) => batch,
                 Err(BatchError::Format { format }) => {
@@ -212,37 +215,32 @@ impl Scan<'_> {
             self.last.request = self.last.request.max(batch.head.request_last);
             self.found.batches += 1;
             self.found.bytes += batch.len_bytes as u64;
+            let len_bytes = batch.len_bytes;
             if batch.head.whole {
-                for Held { segment, at, sequence, records } in std::mem::take(&mut self.held) {
-                    self.take(segment, at, sequence, &records, partition, recovery);
+                for held in std::mem::take(&mut self.held) {
+                    self.take(held, partition, recovery);
                 }
-                self.take(segment, at, number, batch.records, partition, recovery);
-                self.newest = Some((segment, at, batch.len_bytes));
+                let records = Cow::Borrowed(batch.records);
+                self.take(Held { segment, at, sequence: number, records }, partition, recovery);
+                let place = Place { segment, offset: at, len_bytes: len_bytes as u32 };
+                self.newest = Some((number, place));
             } else {
-                let records = batch.records.to_vec();
+                let records = Cow::Owned(batch.records.to_vec());
                 self.held.push(Held { segment, at, sequence: number, records });
             }
-            let len_bytes = batch.len_bytes;
             stream.skip(len_bytes);
         }
         Ok(())
     }
 
     /// Takes in a batch of a flush that is whole.
-    fn take(
-        &mut self,
-        segment: u32,
-        at: u32,
-        sequence: u64,
-        records: &[u8],
-        partition: &mut Partition,
-        recovery: &mut Recovery,
-    ) {
-        for (begins, record) in batch::records(records) {
+    fn take(&mut self, held: Held<'_>, partition: &mut Partition, recovery: &mut Recovery) {
+        let Held { segment, at, sequence, records } = held;
+        for (begins, record) in batch::records(&records) {
             let offset = at + begins as u32;
             let taken = record.and_then(|record| {
-                let place = Place { segment, offset, len_bytes: record.len_bytes as u32 };
-                partition.recover(recovery, record, place)
+                let len_bytes = record.len_bytes as u32;
+                partition.recover(recovery, record, Place { segment, offset, len_bytes })
             });
             self.found.bad_records += u64::from(taken.is_err());
             self.found.records += 1;
@@ -251,13 +249,14 @@ impl Scan<'_> {
     }
 
     /// Where the stream stands, and the bytes of the batch there, if one is.
-    async fn batch<'s, D: Driver>(
+    async fn here<'s, D: Driver>(
         &self,
         stream: &'s mut Stream,
         driver: &mut D,
     ) -> Result<(u32, &'s [u8]), ScanError> {
         let shard = self.shard;
         let fail = |source| ScanError::Io { shard, source };
+        (self.beat)(driver.now());
         let at = stream.at();
         let begins = stream.peek(BATCH_ALIGN_BYTES, driver).await.map_err(fail)?;
         let len_bytes = promised_bytes(begins).unwrap_or(0);
@@ -273,7 +272,7 @@ impl Scan<'_> {
         next: Option<u64>,
         driver: &mut D,
     ) -> Result<(), ScanError> {
-        let (offset, bytes) = self.batch(stream, driver).await?;
+        let (offset, bytes) = self.here(stream, driver).await?;
         let torn = self.is_torn(bytes);
         let found = match next {
             Some(next) if self.sequence.is_some_and(|sequence| sequence >= next) => None,
@@ -296,7 +295,7 @@ impl Scan<'_> {
         driver: &mut D,
     ) -> Result<Option<u64>, ScanError> {
         loop {
-            let (_, bytes) = self.batch(stream, driver).await?;
+            let (_, bytes) = self.here(stream, driver).await?;
             if bytes.is_empty() {
                 return Ok(None);
             }
@@ -320,37 +319,26 @@ impl Scan<'_> {
     }
 }
 
-/// Writes a batch where it lies (S4).
+/// Writes a batch where it lies (S4), if it is read as it was a moment ago.
 async fn write_again<D: Driver>(
     files: &mut dyn LogFiles,
-    (segment, offset, len_bytes): (u32, u32, usize),
+    key: &LogKey,
+    (sequence, place): (u64, Place),
     segment_bytes: u32,
     driver: &mut D,
 ) -> io::Result<()> {
-    let mut bytes = stream::read(files, segment, offset.into(), len_bytes, driver).await?;
+    let Place { segment, offset, len_bytes } = place;
+    let (offset, len_bytes) = (u64::from(offset), len_bytes as usize);
+    let mut bytes = stream::read(files, segment, offset, len_bytes, driver).await?;
     // Past its records it is zeros, which need not have been written.
     bytes.resize(len_bytes, 0);
-    let file = adopt(files.create(segment, u64::from(segment_bytes))?, driver);
-    let token = Mark::LogScan(0).token();
-    driver.submit(token, Op::WriteDurable { file, offset: u64::from(offset), bytes });
-    let mut written = None;
-    while written.is_none() {
-        driver.poll(&mut |completion: Completion<'_>| {
-            if completion.token == token {
-                written = Some(match completion.done {
-                    Done::Written(_) => Ok(()),
-                    Done::Failed { errno } => Err(io::Error::from_raw_os_error(errno)),
-                    _ => Err(io::Error::other("the write was cancelled")),
-                });
-            }
-        });
-        if written.is_none() {
-            let soon = driver.now().after(Nanos::from_ms(50));
-            driver.park(soon).await;
-        }
+    if !Batch::read(key, &bytes).is_ok_and(|batch| batch.head.sequence == sequence) {
+        return Err(io::Error::other("the last batch is not what it was a moment ago"));
     }
+    let file = adopt(files.create(segment, u64::from(segment_bytes))?, driver);
+    let written = stream::perform(Op::WriteDurable { file, offset, bytes }, driver).await;
     driver.submit(Mark::LogWrite.token(), Op::Close(file));
-    written.unwrap_or(Ok(()))
+    written.map(drop)
 }
 
 /// The number of the batch that a segment begins with, if it is whole.

@@ -2,7 +2,7 @@
 //!
 //! Owns: reads at a start, their order, the bytes between reading and looking.  Not: batches
 //! (`scan.rs`), reads of a running shard (`read.rs`).
-//! P1  pieces come into the stream in their order; an error of one ends it there.
+//! P1  pieces come into the stream in their order; it is not looked at after an error.
 //! P2  a stream is closed once nothing of it is on its way: pieces are known by their numbers only.
 
 use super::{LogFiles, adopt};
@@ -14,8 +14,8 @@ use std::io;
 
 /// Bytes of one read: what the cache of a core holds well.
 const PIECE_BYTES: u64 = 256 << 10;
-/// Pieces on their way, or here and not looked at: few, so that they stay in that cache.
-const PIECES_MAX: usize = 3;
+/// Pieces that are read ahead: few, so that they stay in that cache.
+const AHEAD_MAX: usize = 3;
 /// How long to wait for a completion before looking at the clock.
 const PARK: Nanos = Nanos::from_ms(50);
 
@@ -35,6 +35,7 @@ pub(super) struct Stream {
     at: u64,
     /// Bytes of several pieces, when they are wanted as one.
     joined: Vec<u8>,
+    failed: bool,
 }
 
 enum Piece {
@@ -51,8 +52,9 @@ impl Stream {
     ) -> io::Result<Stream> {
         let len_bytes = files.written_bytes(segment)?;
         let file = adopt(files.open(segment)?, driver);
-        let (pieces, joined) = (VecDeque::with_capacity(PIECES_MAX), Vec::new());
-        Ok(Stream { file, len_bytes, asked: 0, pieces, first: 0, begins: 0, at: 0, joined })
+        let (pieces, joined) = (VecDeque::with_capacity(AHEAD_MAX), Vec::new());
+        let (asked, first, begins, at, failed) = (0, 0, 0, 0, false);
+        Ok(Stream { file, len_bytes, asked, pieces, first, begins, at, joined, failed })
     }
 
     /// Where it stands.
@@ -66,12 +68,12 @@ impl Stream {
         wanted: usize,
         driver: &mut D,
     ) -> io::Result<&[u8]> {
+        assert!(!self.failed, "P1: a stream was looked at after an error");
         while self.here_bytes() < wanted {
-            let whole = self.pieces.iter().all(|piece| matches!(piece, Piece::Here(_)));
-            if whole && self.asked == self.len_bytes {
+            self.ask(wanted, driver);
+            if self.pieces.iter().all(|piece| matches!(piece, Piece::Here(_))) {
                 break;
             }
-            self.ask(whole, driver);
             self.wait(driver).await?;
         }
         let first = match self.pieces.front() {
@@ -123,17 +125,16 @@ impl Stream {
         driver.submit(Mark::LogWrite.token(), Op::Close(self.file));
     }
 
-    /// Asks for pieces; for one at least if `one`.
-    fn ask<D: Driver>(&mut self, one: bool, driver: &mut D) {
-        let mut one = one;
-        while self.asked < self.len_bytes && (one || self.pieces.len() < PIECES_MAX) {
+    /// Asks for the pieces of the next `wanted` bytes, and for some ahead.
+    fn ask<D: Driver>(&mut self, wanted: usize, driver: &mut D) {
+        let until = self.len_bytes.min(self.at + wanted as u64);
+        while self.asked < until || (self.asked < self.len_bytes && self.pieces.len() < AHEAD_MAX) {
             let number = self.first + self.pieces.len() as u32;
             let (file, offset) = (self.file, self.asked);
             let len_bytes = PIECE_BYTES.min(self.len_bytes - offset) as u32;
             driver.submit(Mark::LogScan(number).token(), Op::Read { file, offset, len_bytes });
             self.asked += u64::from(len_bytes);
             self.pieces.push_back(Piece::OnItsWay { len_bytes });
-            one = false;
         }
     }
 
@@ -142,9 +143,13 @@ impl Stream {
         let (mut came, mut failed) = (false, None);
         driver.poll(&mut |completion: Completion<'_>| {
             let Mark::LogScan(number) = Mark::of(completion.token) else { return };
-            let piece = &mut self.pieces[(number - self.first) as usize];
-            let Piece::OnItsWay { len_bytes } = *piece else { return };
-            let mut bytes = read_of(completion.done).unwrap_or_else(|error| {
+            let at = number.checked_sub(self.first).map(|at| at as usize);
+            let piece = at.and_then(|at| self.pieces.get_mut(at));
+            let piece = piece.expect("P2: a read of this stream, and not looked at");
+            let Piece::OnItsWay { len_bytes } = *piece else {
+                panic!("P2: piece {number} came twice");
+            };
+            let mut bytes = bytes_of(completion.done).unwrap_or_else(|error| {
                 failed = Some(error);
                 Vec::new()
             });
@@ -157,6 +162,7 @@ impl Stream {
             let soon = driver.now().after(PARK);
             driver.park(soon).await;
         }
+        self.failed |= failed.is_some();
         failed.map_or(Ok(()), Err)
     }
 }
@@ -174,29 +180,36 @@ pub(super) async fn read<D: Driver>(
         return Ok(Vec::new());
     }
     let file = adopt(files.open(segment)?, driver);
-    let token = Mark::LogScan(0).token();
-    driver.submit(token, Op::Read { file, offset, len_bytes: len_bytes as u32 });
-    let mut read = None;
-    while read.is_none() {
-        driver.poll(&mut |completion: Completion<'_>| {
-            if completion.token == token {
-                read = Some(read_of(completion.done));
-            }
-        });
-        if read.is_none() {
-            let soon = driver.now().after(PARK);
-            driver.park(soon).await;
-        }
-    }
+    let len_bytes = len_bytes as u32;
+    let read = perform(Op::Read { file, offset, len_bytes }, driver).await;
     driver.submit(Mark::LogWrite.token(), Op::Close(file));
-    read.expect("P1: waited for above")
+    read
 }
 
-fn read_of(done: Done<'_>) -> io::Result<Vec<u8>> {
+/// A read or a write, to its end, while no stream is open (P2); its bytes.
+pub(super) async fn perform<D: Driver>(op: Op, driver: &mut D) -> io::Result<Vec<u8>> {
+    let token = Mark::LogScan(0).token();
+    driver.submit(token, op);
+    loop {
+        let mut ended = None;
+        driver.poll(&mut |completion: Completion<'_>| {
+            if completion.token == token {
+                ended = Some(bytes_of(completion.done));
+            }
+        });
+        if let Some(ended) = ended {
+            return ended;
+        }
+        let soon = driver.now().after(PARK);
+        driver.park(soon).await;
+    }
+}
+
+fn bytes_of(done: Done<'_>) -> io::Result<Vec<u8>> {
     match done {
-        Done::Read(bytes) => Ok(bytes),
+        Done::Read(bytes) | Done::Written(bytes) => Ok(bytes),
         Done::Failed { errno } => Err(io::Error::from_raw_os_error(errno)),
-        _ => Err(io::Error::other("the read was cancelled")),
+        _ => Err(io::Error::other("it was cancelled")),
     }
 }
 
@@ -212,12 +225,8 @@ mod tests {
 
     async fn write<D: Driver>(files: &mut dyn LogFiles, whole: &[u8], driver: &mut D) {
         let file = adopt(files.create(0, whole.len() as u64).expect("made"), driver);
-        let (token, bytes) = (Mark::LogWrite.token(), whole.to_vec());
-        driver.submit(token, Op::WriteDurable { file, offset: 0, bytes });
-        while driver.poll(&mut |_| {}) == 0 {
-            let soon = driver.now().after(PARK);
-            driver.park(soon).await;
-        }
+        let op = Op::WriteDurable { file, offset: 0, bytes: whole.to_vec() };
+        perform(op, driver).await.expect("written");
     }
 
     /// Looks at a segment of random bytes in steps of random lengths, and leaves off anywhere.

@@ -20,13 +20,13 @@
 //! | 48 | 32 | hash of the settings and of wasmtime's version |
 //! | 80 | 32 | BLAKE3 keyed by `key` of the 80 bytes above and the compiled module |
 //!
-//! `key` holds 32 random bytes, mode 0600, made at first use.
+//! `key` holds 32 random bytes, mode 0600, made at first use; `seen` is described in `seen.rs`.
 
 #![allow(unsafe_code)]
 
 use super::mapped::{FileState, Mapped, Owner, OwnerError, check_folder, open_owned};
 use super::module::Prepared;
-use super::seen::Seen;
+use super::seen::{Seen, Subject};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -157,7 +157,9 @@ impl ModuleCache {
         }
         let head = self.head(names, state.len_bytes());
         let take = || Ok(*self.mac(&head, Mapped::new(file)?.bytes()).as_bytes());
-        let mac = blake3::Hash::from_bytes(seen.hash(&state, take).map_err(io)?);
+        // Signed for another module, or with other settings, the same bytes have another MAC.
+        let subject = Subject::Module(*blake3::hash(&head).as_bytes());
+        let mac = blake3::Hash::from_bytes(seen.hash(subject, state, take).map_err(io)?);
         let (signed, signed_mac) = halves(&sidecar);
         // The comparison of two `blake3::Hash` takes the same time wherever they differ.
         if head != signed || mac != signed_mac {
@@ -344,7 +346,7 @@ fn make_key(folder: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Writes and syncs a file that only this user can read or write.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -68,8 +68,9 @@ pub(crate) enum Owner {
     UserOrRoot,
 }
 
-/// The state of a file that was looked at: whoever changes the file, or puts another in its place,
-/// changes this, unless within the same tick of the kernel's clock (some milliseconds).
+/// The state of a file that was looked at: whoever writes to the file, or puts another in its
+/// place, changes this, unless within the same tick of the kernel's clock (some milliseconds).
+/// Stores through a mapping that may be written show when the kernel next writes them back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileState {
     device: u64,

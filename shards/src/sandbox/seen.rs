@@ -2,20 +2,18 @@
 //!
 //! Owns: when such a hash holds, and the file of them, `seen` beside the module cache's key.
 //! Not: what is hashed, and what a wrong hash means.
-//! S1  a hash holds for a file that is to the kernel what it was before it was read, and that had
-//!     not been touched for a while then; and until the machine is started again, since what a
-//!     disk gives back after that may be damaged.
-//! S2  the file is signed with the cache's key, so that who can write the folder but not read the
-//!     key cannot vouch for a file; one that is missing, damaged or unsigned says nothing.
+//! S1  a hash holds for what was hashed of a file that is to the kernel what it was before it was
+//!     read, and that had not been touched for a while then; and until the machine is started
+//!     again, since what a disk gives back after that may be damaged.
+//! S2  the file is signed with a key made of the cache's, so that who can write the folder but not
+//!     read the key cannot vouch for a file; one that is missing, damaged or unsigned says nothing.
 //!
-//! Format 1: 32 bytes of BLAKE3, keyed by the cache's key, of the rest; the rest is [`Record`] in
-//! postcard.
+//! Format 1: 32 bytes of BLAKE3, keyed by that key, of the rest, which is [`Record`] in postcard.
 
+use super::cache::write_new;
 use super::mapped::{FileState, Owner, open_owned};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,18 +25,39 @@ const MAC_BYTES: usize = 32;
 const FILE_COUNT_MAX: usize = 1_024;
 /// Longest file of them; an entry is below 128 bytes.
 const FILE_BYTES_MAX: u64 = 128 * FILE_COUNT_MAX as u64;
-/// How long a file was left alone before it is remembered. The kernel's clock for files ticks every
-/// some milliseconds, and two changes within one tick look alike.
-const SETTLED: Duration = Duration::from_secs(1);
+/// How long a file was left alone before it is remembered: two changes within one tick of its file
+/// system's clock look alike, and some tick once a second.
+const SETTLED: Duration = Duration::from_secs(3);
+/// What the key that signs is made for.
+const KEY_CONTEXT: &str = "heronry 2026-11 hashes of files seen in earlier starts";
 /// Another one each time that the machine is started.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// What was hashed of a file: the same bytes have another hash for each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Subject {
+    /// A template's bytes after its head.
+    Template,
+    /// All bytes of a file tree.
+    Tree,
+    /// A compiled module, signed for what has this hash.
+    Module([u8; 32]),
+}
+
+/// A hash that holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Known {
+    subject: Subject,
+    state: FileState,
+    hash: [u8; 32],
+}
+
 /// What is in the file.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Record {
     format: u32,
     boot_id: String,
-    hashes: Vec<(FileState, [u8; 32])>,
+    known: Vec<Known>,
 }
 
 /// Hashes of files, by what the files are to the kernel.
@@ -58,7 +77,7 @@ struct Place {
 
 #[derive(Debug, Default)]
 struct Hashes {
-    known: Vec<(FileState, [u8; 32])>,
+    known: Vec<Known>,
     /// Whether the file lacks one of them.
     is_new: bool,
 }
@@ -72,26 +91,29 @@ impl Seen {
     /// What the file in `folder` knows (S2).
     pub(super) fn open(folder: &Path, key: [u8; 32]) -> Seen {
         let Ok(boot_id) = std::fs::read_to_string(BOOT_ID) else { return Seen::nothing() };
+        let key = blake3::derive_key(KEY_CONTEXT, &key);
         let known = read(&folder.join(NAME), &key, &boot_id).unwrap_or_default();
         let place = Some(Place { folder: folder.to_owned(), key, boot_id });
         Seen { place, hashes: Mutex::new(Hashes { known, is_new: false }) }
     }
 
-    /// The hash of the file in this state: what is known of it (S1), or else what `take` finds.
+    /// The hash of `subject` in the file of this state: what is known of it (S1), or else what
+    /// `take` finds.
     pub(super) fn hash(
         &self,
-        state: &FileState,
+        subject: Subject,
+        state: FileState,
         take: impl FnOnce() -> io::Result<[u8; 32]>,
     ) -> io::Result<[u8; 32]> {
-        let known = self.lock().known.iter().find(|known| known.0 == *state).map(|known| known.1);
-        if let Some(hash) = known {
-            return Ok(hash);
+        let same = |known: &&Known| known.subject == subject && known.state == state;
+        if let Some(known) = self.lock().known.iter().find(same) {
+            return Ok(known.hash);
         }
         let settled = state.is_settled(SETTLED);
         let hash = take()?;
         if settled {
             let mut hashes = self.lock();
-            hashes.known.push((*state, hash));
+            hashes.known.push(Known { subject, state, hash });
             hashes.is_new = true;
         }
         Ok(hash)
@@ -104,8 +126,8 @@ impl Seen {
         if std::mem::take(&mut hashes.is_new) {
             let older = hashes.known.len().saturating_sub(FILE_COUNT_MAX);
             hashes.known.drain(..older);
-            let hashes = hashes.known.clone();
-            let record = Record { format: FORMAT, boot_id: place.boot_id.clone(), hashes };
+            let known = hashes.known.clone();
+            let record = Record { format: FORMAT, boot_id: place.boot_id.clone(), known };
             let _ = write(place, &record);
         }
     }
@@ -116,7 +138,7 @@ impl Seen {
     }
 }
 
-fn read(path: &Path, key: &[u8; 32], boot_id: &str) -> Option<Vec<(FileState, [u8; 32])>> {
+fn read(path: &Path, key: &[u8; 32], boot_id: &str) -> Option<Vec<Known>> {
     let file = open_owned(path, Owner::User).ok()?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
@@ -125,16 +147,14 @@ fn read(path: &Path, key: &[u8; 32], boot_id: &str) -> Option<Vec<(FileState, [u
         return None;
     }
     let record: Record = postcard::from_bytes(body).ok()?;
-    (record.format == FORMAT && record.boot_id == boot_id).then_some(record.hashes)
+    (record.format == FORMAT && record.boot_id == boot_id).then_some(record.known)
 }
 
 fn write(place: &Place, record: &Record) -> io::Result<()> {
     let body = postcard::to_stdvec(record).map_err(io::Error::other)?;
+    let signature = blake3::keyed_hash(&place.key, &body);
     let beside = place.folder.join(format!("{NAME}.{}.part", std::process::id()));
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(blake3::keyed_hash(&place.key, &body).as_bytes())?;
-    file.write_all(&body)?;
+    write_new(&beside, &[&signature.as_bytes()[..], &body].concat())?;
     std::fs::rename(&beside, place.folder.join(NAME))
 }
 
@@ -153,7 +173,7 @@ mod tests {
     /// The hash of what is at `path`, and whether it was taken again.
     fn hash(seen: &Seen, path: &Path) -> ([u8; 32], bool) {
         let mut taken = false;
-        let found = seen.hash(&state(path), || {
+        let found = seen.hash(Subject::Tree, state(path), || {
             taken = true;
             Ok(*blake3::hash(&std::fs::read(path)?).as_bytes())
         });
@@ -189,6 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn s1_a_hash_is_of_what_was_hashed() {
+        let (folder, path) = folder_with_a_settled_file();
+        let seen = Seen::open(folder.path(), KEY);
+        let subjects =
+            [Subject::Template, Subject::Tree, Subject::Module([1; 32]), Subject::Module([2; 32])];
+        for round in 0..2 {
+            for (at, subject) in (0u8..).zip(subjects) {
+                let found = seen.hash(subject, state(&path), || Ok([at; 32])).expect("hashed");
+                assert_eq!(found, [at; 32], "round {round}");
+            }
+        }
+    }
+
+    #[test]
     fn s1_a_file_that_was_just_touched_is_not_remembered() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
@@ -204,8 +238,8 @@ mod tests {
     fn s1_after_another_start_of_the_machine_nothing_is_known() {
         let (folder, path) = folder_with_a_settled_file();
         let place = Place { folder: folder.path().to_owned(), key: KEY, boot_id: "then".into() };
-        let hashes = vec![(state(&path), [1; 32])];
-        let record = Record { format: FORMAT, boot_id: "then".into(), hashes };
+        let known = vec![Known { subject: Subject::Tree, state: state(&path), hash: [1; 32] }];
+        let record = Record { format: FORMAT, boot_id: "then".into(), known };
         write(&place, &record).expect("written");
         assert_eq!(read(&folder.path().join(NAME), &KEY, "then").map(|known| known.len()), Some(1));
         assert!(hash(&Seen::open(folder.path(), KEY), &path).1);

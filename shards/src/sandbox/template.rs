@@ -18,7 +18,7 @@
 //! | | m | the linear memory |
 
 use super::mapped::{FileState, Mapped, Owner, OwnerError, open_owned};
-use super::seen::Seen;
+use super::seen::{Seen, Subject};
 use super::slot::PAGE;
 use heronry_engine::verb::Language;
 use serde::{Deserialize, Serialize};
@@ -149,8 +149,8 @@ impl TemplateFile {
         {
             return Err(foreign("its length is another"));
         }
-        let hash = seen.hash(&state, || Ok(*blake3::hash(body).as_bytes())).map_err(failed)?;
-        if hash != head[24..56] {
+        let take = || Ok(*blake3::hash(body).as_bytes());
+        if seen.hash(Subject::Template, state, take).map_err(failed)? != head[24..56] {
             return Err(TemplateFileError::Damaged { path: path.to_owned() });
         }
         let header = postcard::from_bytes(&body[..header_bytes])

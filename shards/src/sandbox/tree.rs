@@ -9,7 +9,7 @@
 //! Format: POSIX.1-1988 `ustar`, with the long names of GNU and of POSIX.1-2001 (crate `tar`).
 
 use super::mapped::{FileState, Mapped, Owner, OwnerError, open_owned};
-use super::seen::Seen;
+use super::seen::{Seen, Subject};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Cursor};
 use std::ops::Range;
@@ -131,7 +131,7 @@ impl Tree {
         let file = open_owned(path, Owner::UserOrRoot)?;
         let state = FileState::of(&file).map_err(fail)?;
         let take = || Ok(*blake3::hash(Mapped::new(&file)?.bytes()).as_bytes());
-        Ok(TreeState { file: state, hash: seen.hash(&state, take).map_err(fail)? })
+        Ok(TreeState { file: state, hash: seen.hash(Subject::Tree, state, take).map_err(fail)? })
     }
 
     /// BLAKE3 of the archive.

@@ -130,6 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_copied_in_runs_of_any_length() {
+        let run_pages = RUN_BYTES_MAX / PAGE;
+        let lens = [1, run_pages - 1, run_pages, run_pages + 1, 3 * run_pages + 2];
+        for (len, tail_bytes) in lens.into_iter().flat_map(|len| [(len, 0), (len, 100)]) {
+            // Zeros, a run, zeros, a run up to the end, which may be within a page.
+            let mut bytes = vec![0; (2 * len + 3) * PAGE + tail_bytes];
+            for page in (1..=len).chain(len + 3..2 * len + 4) {
+                let start = bytes.len().min(page * PAGE);
+                let end = bytes.len().min(start + PAGE);
+                bytes[start..end].fill(page as u8 | 1);
+            }
+            let base = BaseImage::from_bytes(&bytes).unwrap();
+            assert_eq!(base.len_bytes(), bytes.len().next_multiple_of(PAGE));
+            assert!(base.bytes()[..bytes.len()] == bytes[..], "{len} pages, {tail_bytes} bytes");
+            assert!(base.bytes()[bytes.len()..].iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
     fn b2_zero_pages_are_holes_and_past_the_end_is_zeros() {
         let mut bytes = vec![0; 64 * PAGE];
         bytes[9 * PAGE + 5] = 3;
