@@ -23,8 +23,8 @@ const FORMAT: u32 = 1;
 const MAC_BYTES: usize = 32;
 /// Most files that are remembered: the last ones.
 const FILE_COUNT_MAX: usize = 1_024;
-/// Longest file of them; an entry is below 128 bytes.
-const FILE_BYTES_MAX: u64 = 128 * FILE_COUNT_MAX as u64;
+/// Longest file of them; an entry is below 256 bytes.
+const FILE_BYTES_MAX: u64 = 256 * FILE_COUNT_MAX as u64;
 /// How long a file was left alone before it is remembered: two changes within one tick of its file
 /// system's clock look alike, and some tick once a second.
 const SETTLED: Duration = Duration::from_secs(3);
