@@ -155,7 +155,10 @@ fn write(place: &Place, record: &Record) -> io::Result<()> {
     let signature = blake3::keyed_hash(&place.key, &body);
     let beside = place.folder.join(format!("{NAME}.{}.part", std::process::id()));
     write_new(&beside, &[&signature.as_bytes()[..], &body].concat())?;
-    std::fs::rename(&beside, place.folder.join(NAME))
+    std::fs::rename(&beside, place.folder.join(NAME)).inspect_err(|_| {
+        // Not to be found there again at each start.
+        let _ = std::fs::remove_file(&beside);
+    })
 }
 
 #[cfg(test)]
@@ -243,6 +246,16 @@ mod tests {
         write(&place, &record).expect("written");
         assert_eq!(read(&folder.path().join(NAME), &KEY, "then").map(|known| known.len()), Some(1));
         assert!(hash(&Seen::open(folder.path(), KEY), &path).1);
+    }
+
+    #[test]
+    fn s2_where_the_file_cannot_be_nothing_is_left_beside_it() {
+        let (folder, path) = folder_with_a_settled_file();
+        std::fs::create_dir(folder.path().join(NAME)).expect("in its place");
+        let seen = Seen::open(folder.path(), KEY);
+        assert!(hash(&seen, &path).1);
+        seen.save();
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 2);
     }
 
     #[test]
